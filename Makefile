@@ -1,0 +1,62 @@
+# rlsys: everything runs inside .venv, which the first target that needs it makes (requirements/setup.sh).
+
+BIN := .venv/bin
+READY := .venv/.ready
+CONFIG ?= experiments/arithmetic/task.yaml
+ADDRESS ?= http://127.0.0.1:8265
+ARGS ?=
+FRESH ?=
+
+LOCAL_CONFIG := experiments/arithmetic/task.yaml
+LOCAL_RUN := runs/arithmetic-task
+RESUME = $(if $(filter 1,$(FRESH)),,$(if $(wildcard $(LOCAL_RUN)/metrics.jsonl),--resume))
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup local test test-slow check fmt submit lock clean redo
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: $(READY)  ## make .venv (PYTHON=..., ACCELERATOR=cpu|cuda); nothing to do if it is there
+
+# A list asked for by name replaces another that is installed.
+ifneq ($(ACCELERATOR),)
+ifneq ($(ACCELERATOR),$(shell cat .venv/.accelerator 2>/dev/null))
+$(READY): redo
+endif
+endif
+
+$(READY): requirements/cpu.txt requirements/cuda.txt requirements/setup.sh pyproject.toml
+	@PYTHON='$(PYTHON)' ACCELERATOR='$(ACCELERATOR)' requirements/setup.sh
+
+local: $(READY)  ## train the small world on this machine; again: resume or reuse (FRESH=1: start over)
+	$(if $(filter 1,$(FRESH)),rm -rf $(LOCAL_RUN))
+	$(BIN)/rlsys world arithmetic
+	$(BIN)/rlsys train $(LOCAL_CONFIG) $(ARGS) $(RESUME)
+
+test: $(READY)  ## run the tests (ARGS="-k name" goes to pytest)
+	$(BIN)/pytest $(ARGS)
+
+test-slow: $(READY)  ## run the tests that take minutes
+	$(BIN)/pytest -m 'slow and not gpu' $(ARGS)
+
+check: $(READY)  ## format, lint, types, import layers; changes nothing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+fmt: $(READY)  ## format the code and mend what the linter can
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+submit: $(READY)  ## run CONFIG=... as a job on the Ray cluster at ADDRESS=... (cluster/README.md)
+	$(BIN)/python cluster/submit.py --address '$(ADDRESS)' '$(CONFIG)' $(ARGS)
+
+lock:  ## compile requirements/*.txt anew from pyproject.toml
+	@PYTHON='$(PYTHON)' ACCELERATOR='$(ACCELERATOR)' requirements/setup.sh lock
+
+clean:  ## remove .venv and caches; runs/ and worlds/ stay
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

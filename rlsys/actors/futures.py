@@ -1,0 +1,53 @@
+"""Waiting for actors: every wait has a deadline and says who was waited for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import ray
+
+from rlsys.errors import ActorLostError, DeadlineError, RlsysError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ActorFuture(Generic[T]):
+    """Results of several actors, put together by `combine` once all are there."""
+
+    references: Sequence[ray.ObjectRef]
+    combine: Callable[[list[Any]], T]
+    waiting_for: str
+    failure: type[RlsysError]
+
+    def result(self, deadline_seconds: float) -> T:
+        return self.combine(get(self.references, deadline_seconds, self.waiting_for, self.failure))
+
+
+def get(
+    references: Sequence[ray.ObjectRef], deadline_seconds: float, waiting_for: str, failure: type[RlsysError]
+) -> list[Any]:
+    """`ray.get` whose failures are rlsys errors.
+
+    Raises:
+        DeadlineError: no answer in time.
+        ActorLostError: an actor died.
+        RlsysError: what the actor itself raised on purpose; anything else that it raised comes as `failure`.
+    """
+    try:
+        return ray.get(list(references), timeout=deadline_seconds)
+    except ray.exceptions.GetTimeoutError:
+        raise DeadlineError(f"{waiting_for}: no answer within {deadline_seconds:g} s") from None
+    except ray.exceptions.RayActorError as error:
+        raise ActorLostError(f"{waiting_for}: the actor died ({_first_line(error)})") from None
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, RlsysError):
+            raise error.cause from None
+        raise failure(f"{waiting_for}: {_first_line(error.cause)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"

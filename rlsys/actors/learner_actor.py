@@ -1,0 +1,53 @@
+"""One learner rank as a Ray actor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import ray
+
+from rlsys.actors.process import redirect_output
+from rlsys.learner.deepspeed_learner import DeepSpeedLearner, LearnerSettings, Rendezvous
+from rlsys.types import Rollout, StepResult, TokenScores, TrainingBatch, WeightUpdate
+
+
+class LearnerActor:
+    def __init__(self, settings: LearnerSettings, log_file: str | None) -> None:
+        redirect_output(log_file)
+        self._settings = settings
+
+    def ping(self) -> int:
+        return os.getpid()
+
+    def find_address(self) -> str:
+        """An address on this actor's node where the ranks can meet."""
+        import socket
+
+        host = ray.util.get_node_ip_address()
+        with socket.socket() as probe:
+            probe.bind((host, 0))
+            return f"tcp://{host}:{probe.getsockname()[1]}"
+
+    def join(self, rendezvous: Rendezvous) -> None:
+        """Load the model and meet the other ranks; collective."""
+        self._learner = DeepSpeedLearner(self._settings, rendezvous)
+
+    def score(self, microbatches: Sequence[Sequence[Rollout]]) -> list[list[TokenScores]]:
+        return self._learner.score(microbatches)
+
+    def step(self, microbatches: Sequence[TrainingBatch], denominator: float) -> StepResult:
+        return self._learner.step(microbatches, denominator)
+
+    def publish(self, policy_version: int) -> WeightUpdate | None:
+        return self._learner.publish(policy_version)
+
+    def save(self, directory: Path) -> None:
+        self._learner.save(directory)
+
+    def load(self, directory: Path) -> None:
+        self._learner.load(directory)
+
+
+RemoteLearnerActor = ray.remote(LearnerActor)

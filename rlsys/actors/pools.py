@@ -1,0 +1,299 @@
+"""The driver's view of the actors: each pool keeps its members' protocol, shares out the work and replaces the dead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+
+from rlsys.actors.futures import ActorFuture, get
+from rlsys.config import DeadlineConfig
+from rlsys.data.packing import num_tokens, plan_microbatches
+from rlsys.errors import ActorLostError, DeadlineError, LearnerError, RolloutError, ScoringError
+from rlsys.learner.deepspeed_learner import Rendezvous
+from rlsys.learner.update import count_loss_tokens, select
+from rlsys.protocols import Future
+from rlsys.types import (
+    Prompt,
+    Rollout,
+    RolloutGroup,
+    Sampling,
+    StepResult,
+    TokenScores,
+    TrainingBatch,
+    Verdict,
+    WeightReceipt,
+    WeightUpdate,
+)
+
+ActorFactory = Callable[[int], ray.actor.ActorHandle]
+"""Starts the pool's member with this index, in its place."""
+
+MAX_ATTEMPTS = 3
+"""How often one piece of work is given out before the run stops."""
+
+
+class RolloutPool:
+    """Rollout actors behind the `RolloutEngine` protocol. A dead or silent one is replaced and its prompts re-issued."""
+
+    def __init__(self, start: ActorFactory, num_engines: int, deadlines: DeadlineConfig) -> None:
+        self._start = start
+        self._deadlines = deadlines
+        self._last_update: WeightUpdate | None = None
+        self.num_restarts = 0
+        self.members = [start(index) for index in range(num_engines)]
+        self._starting = [member.start.remote() for member in self.members]
+
+    def wait_until_ready(self) -> None:
+        get(self._starting, self._deadlines.start, "start of the rollout engines", RolloutError)
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Future[list[RolloutGroup]]:
+        """Share the prompts out in order, in equal parts; the groups come back in the prompts' order."""
+        bounds = np.linspace(0, len(prompts), len(self.members) + 1).round().astype(int)
+        parts = [
+            _Part(self, index, prompts[bounds[index] : bounds[index + 1]], sampling)
+            for index in range(len(self.members))
+            if bounds[index] < bounds[index + 1]
+        ]
+        return _PendingRollouts(parts)
+
+    def load(self, update: WeightUpdate) -> list[WeightReceipt]:
+        """Load into every engine; the pool keeps the update for engines that start later."""
+        self._last_update = update
+        seconds = self._deadlines.sync
+        references = [member.load.remote(update, seconds) for member in self.members]
+        return [self._load_receipt(index, reference, update, seconds) for index, reference in enumerate(references)]
+
+    def _load_receipt(
+        self, index: int, reference: ray.ObjectRef, update: WeightUpdate, seconds: float
+    ) -> WeightReceipt:
+        what = f"weights of version {update.policy_version} into engine {index}"
+        try:
+            return get([reference], seconds, what, RolloutError)[0]
+        except (ActorLostError, DeadlineError):
+            return self.restart(index)
+
+    def probe(self, rollouts: Sequence[Rollout]) -> list[list[np.ndarray]]:
+        """Every engine's own log-probs of the given completions: engines x rollouts x [T]."""
+        sequences = [(rollout.prompt_ids, rollout.completion_ids) for rollout in rollouts]
+        references = [member.probe.remote(sequences) for member in self.members]
+        return get(references, self._deadlines.sync, "log-prob probe of the engines", RolloutError)
+
+    def restart(self, index: int) -> WeightReceipt | None:
+        """Replace engine `index` by a fresh one that holds the last update.
+
+        Returns:
+            The receipt of that update; None if nothing was published yet.
+        """
+        self.num_restarts += 1
+        ray.kill(self.members[index])
+        self.members[index] = self._start(index)
+        get([self.members[index].start.remote()], self._deadlines.start, f"restart of engine {index}", RolloutError)
+        if self._last_update is None:
+            return None
+        seconds = self._deadlines.sync
+        reference = self.members[index].load.remote(self._last_update, seconds)
+        return get([reference], seconds, f"weights into the restarted engine {index}", RolloutError)[0]
+
+    def close(self) -> None:
+        for member in self.members:
+            ray.kill(member)
+
+
+@dataclass(slots=True)
+class _Part:
+    """One engine's share of the prompts, and the request that is out for it."""
+
+    pool: RolloutPool
+    index: int
+    prompts: Sequence[Prompt]
+    sampling: Sampling
+    member: ray.actor.ActorHandle = field(init=False)
+    reference: ray.ObjectRef = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.issue()
+
+    def issue(self) -> None:
+        self.member = self.pool.members[self.index]
+        self.reference = self.member.generate.remote(self.prompts, self.sampling)
+
+    def result(self, deadline_seconds: float) -> list[RolloutGroup]:
+        what = f"rollouts of step {self.sampling.step} from engine {self.index}"
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            try:
+                return get([self.reference], deadline_seconds, what, RolloutError)[0]
+            except (ActorLostError, DeadlineError):
+                if attempt == MAX_ATTEMPTS:
+                    raise
+                if self.member is self.pool.members[self.index]:
+                    self.pool.restart(self.index)
+                self.issue()
+        raise AssertionError("unreachable")
+
+
+@dataclass(frozen=True, slots=True)
+class _PendingRollouts:
+    parts: list[_Part]
+
+    def result(self, deadline_seconds: float) -> list[RolloutGroup]:
+        return [group for part in self.parts for group in part.result(deadline_seconds)]
+
+
+class GraderPool:
+    """The grader actor behind the `Grader` protocol; a dead one is replaced once per request."""
+
+    def __init__(self, start: ActorFactory, deadlines: DeadlineConfig) -> None:
+        self._start = start
+        self._deadlines = deadlines
+        self.member = start(0)
+        self._starting = self.member.start.remote()
+
+    def wait_until_ready(self) -> None:
+        get([self._starting], self._deadlines.start, "start of the grader", ScoringError)
+
+    def grade(self, groups: Sequence[RolloutGroup]) -> Future[list[list[Verdict]]]:
+        pairs = [(rollout.text, group.prompt.gold) for group in groups for rollout in group.rollouts]
+        return _PendingVerdicts(self, pairs, [len(group.rollouts) for group in groups])
+
+    def replace(self) -> None:
+        ray.kill(self.member)
+        self.member = self._start(0)
+        self._starting = self.member.start.remote()
+        self.wait_until_ready()
+
+    def close(self) -> None:
+        ray.kill(self.member)
+
+
+class _PendingVerdicts:
+    def __init__(self, pool: GraderPool, pairs: list[tuple[str, str]], sizes: list[int]) -> None:
+        self._pool, self._pairs, self._sizes = pool, pairs, sizes
+        self._reference = pool.member.grade.remote(pairs)
+
+    def result(self, deadline_seconds: float) -> list[list[Verdict]]:
+        what = f"verdicts on {len(self._pairs)} completions"
+        try:
+            [verdicts] = get([self._reference], deadline_seconds, what, ScoringError)
+        except (ActorLostError, DeadlineError):
+            self._pool.replace()
+            retry = self._pool.member.grade.remote(self._pairs)
+            [verdicts] = get([retry], deadline_seconds, f"{what}, second try", ScoringError)
+        return _regroup(verdicts, self._sizes)
+
+
+class ReferencePool:
+    """Frozen references behind the `Scorer` protocol."""
+
+    def __init__(
+        self, start: ActorFactory, num_members: int, microbatch_tokens: int, deadlines: DeadlineConfig
+    ) -> None:
+        self._deadlines = deadlines
+        self._microbatch_tokens = microbatch_tokens
+        self.members = [start(index) for index in range(num_members)]
+        self._starting = [member.start.remote() for member in self.members]
+
+    def wait_until_ready(self) -> None:
+        get(self._starting, self._deadlines.start, "start of the frozen reference", ScoringError)
+
+    def score(self, rollouts: Sequence[Rollout]) -> Future[list[TokenScores]]:
+        return _score(self.members, rollouts, self._microbatch_tokens, "reference log-probs", ScoringError)
+
+    def close(self) -> None:
+        for member in self.members:
+            ray.kill(member)
+
+
+class LearnerGroup:
+    """Learner ranks behind the `Learner` protocol: shares out microbatches, answers with one voice."""
+
+    def __init__(self, start: ActorFactory, num_ranks: int, microbatch_tokens: int, deadlines: DeadlineConfig) -> None:
+        self._deadlines = deadlines
+        self._microbatch_tokens = microbatch_tokens
+        self.members = [start(index) for index in range(num_ranks)]
+        self._joining: list[ray.ObjectRef] = []
+
+    def begin_joining(self) -> None:
+        """Let the ranks meet; `wait_until_ready` waits for it, so that other actors can start meanwhile."""
+        [address] = get(
+            [self.members[0].find_address.remote()], self._deadlines.start, "start of learner rank 0", LearnerError
+        )
+        timeout = max(self._deadlines.step, self._deadlines.start)
+        num_ranks = len(self.members)
+        self._joining = [
+            member.join.remote(Rendezvous(address, rank, num_ranks, timeout))
+            for rank, member in enumerate(self.members)
+        ]
+
+    def wait_until_ready(self) -> None:
+        get(self._joining, self._deadlines.start, "start of the learner", LearnerError)
+
+    def score(self, rollouts: Sequence[Rollout]) -> Future[list[TokenScores]]:
+        return _score(self.members, rollouts, self._microbatch_tokens, "policy log-probs", LearnerError)
+
+    def step(self, batch: TrainingBatch) -> StepResult:
+        plan = _plan(batch.rollouts, self._microbatch_tokens, len(self.members))
+        denominator = float(count_loss_tokens(batch))
+        shares = [[select(batch, indices) for indices in plan[rank :: len(self.members)]] for rank in self._ranks()]
+        references = [
+            member.step.remote(share, denominator) for member, share in zip(self.members, shares, strict=True)
+        ]
+        return get(references, self._deadlines.step, "optimizer step of the learner", LearnerError)[0]
+
+    def publish(self, policy_version: int) -> WeightUpdate:
+        references = [member.publish.remote(policy_version) for member in self.members]
+        what = f"publication of version {policy_version}"
+        return get(references, self._deadlines.sync, what, LearnerError)[0]
+
+    def save(self, directory: Path) -> None:
+        references = [member.save.remote(directory) for member in self.members]
+        get(references, self._deadlines.checkpoint, f"checkpoint into {directory}", LearnerError)
+
+    def load(self, directory: Path) -> None:
+        references = [member.load.remote(directory) for member in self.members]
+        get(references, self._deadlines.checkpoint, f"checkpoint from {directory}", LearnerError)
+
+    def _ranks(self) -> range:
+        return range(len(self.members))
+
+    def close(self) -> None:
+        for member in self.members:
+            ray.kill(member)
+
+
+def _plan(rollouts: Sequence[Rollout], microbatch_tokens: int, multiple_of: int) -> list[list[int]]:
+    return plan_microbatches([num_tokens(rollout) for rollout in rollouts], microbatch_tokens, multiple_of)
+
+
+def _score(
+    members: Sequence[ray.actor.ActorHandle],
+    rollouts: Sequence[Rollout],
+    microbatch_tokens: int,
+    what: str,
+    failure: type[LearnerError] | type[ScoringError],
+) -> ActorFuture[list[TokenScores]]:
+    """Score over all members; with equally many members, policy and reference see the very same microbatches."""
+    plan = _plan(rollouts, microbatch_tokens, len(members))
+    references = [
+        member.score.remote([[rollouts[index] for index in indices] for indices in plan[rank :: len(members)]])
+        for rank, member in enumerate(members)
+    ]
+
+    def combine(answers: list[list[list[TokenScores]]]) -> list[TokenScores]:
+        scores: list[Any] = [None] * len(rollouts)
+        for rank, microbatches in enumerate(answers):
+            for indices, microbatch in zip(plan[rank :: len(members)], microbatches, strict=True):
+                for index, score in zip(indices, microbatch, strict=True):
+                    scores[index] = score
+        return scores
+
+    return ActorFuture(references, combine, what, failure)
+
+
+def _regroup(flat: Sequence[Any], sizes: Sequence[int]) -> list[list[Any]]:
+    bounds = np.cumsum([0, *sizes])
+    return [list(flat[start:end]) for start, end in zip(bounds[:-1], bounds[1:], strict=True)]

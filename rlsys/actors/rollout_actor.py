@@ -1,0 +1,55 @@
+"""A rollout engine as a Ray actor: one thread steps the engine, another answers while it is busy."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import ray
+
+from rlsys.actors.process import redirect_output
+from rlsys.rollout.vllm_engine import EngineSettings, VllmEngine
+from rlsys.types import Prompt, RolloutGroup, Sampling, WeightReceipt, WeightUpdate
+from rlsys.weights.object_store import fetch_buckets
+
+
+class RolloutActor:
+    def __init__(self, settings: EngineSettings, log_file: str | None) -> None:
+        redirect_output(log_file)
+        self._settings = settings
+
+    @ray.method(concurrency_group="engine")
+    def start(self) -> None:
+        """Load the model; in the thread that will step the engine."""
+        self._engine = VllmEngine(self._settings)
+
+    @ray.method(concurrency_group="engine")
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[RolloutGroup]:
+        return self._engine.generate(prompts, sampling)
+
+    @ray.method(concurrency_group="engine")
+    def load(self, update: WeightUpdate, timeout_seconds: float) -> WeightReceipt:
+        buckets = fetch_buckets(update.buckets, timeout_seconds)
+        checksums = self._engine.load(update.policy_version, buckets)
+        return WeightReceipt(self._engine.policy_version, checksums, sum(bucket.data.numel() for bucket in buckets))
+
+    @ray.method(concurrency_group="engine")
+    def probe(self, sequences: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
+        return self._engine.prompt_logprobs(sequences)
+
+    @ray.method(concurrency_group="control")
+    def ping(self) -> int:
+        """The process id, at once, also while the engine is busy."""
+        return os.getpid()
+
+    @ray.method(concurrency_group="control")
+    def policy_version(self) -> int:
+        return self._engine.policy_version
+
+    @ray.method(concurrency_group="control")
+    def abort(self) -> None:
+        self._engine.abort()
+
+
+RemoteRolloutActor = ray.remote(concurrency_groups={"engine": 1, "control": 2})(RolloutActor)

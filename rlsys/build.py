@@ -1,0 +1,249 @@
+"""From configuration to running parts: the one place that chooses implementations by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from rlsys.actors.learner_actor import RemoteLearnerActor
+from rlsys.actors.placement import ActorSlot, ClusterResources, PlacementPlan, plan_placement
+from rlsys.actors.pools import ActorFactory, GraderPool, LearnerGroup, ReferencePool, RolloutPool
+from rlsys.actors.reward_actor import RemoteGraderActor, RemoteReferenceActor
+from rlsys.actors.rollout_actor import RemoteRolloutActor
+from rlsys.algorithms import advantages
+from rlsys.config import Config
+from rlsys.data.datasets import Columns, read_rows
+from rlsys.data.prompts import PromptSource, render_prompts
+from rlsys.errors import ConfigError
+from rlsys.experience import AdvantageFunction, Objective, RewardFunction
+from rlsys.learner.deepspeed_learner import LearnerSettings
+from rlsys.learner.update import LossSettings
+from rlsys.rewards.regimes import REGIMES, regime_reward
+from rlsys.rollout.vllm_engine import EngineSettings
+from rlsys.train import Parts
+from rlsys.types import Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSets:
+    train: list[Prompt]
+    evaluation: list[Prompt]
+
+    def __iter__(self) -> Iterator[Prompt]:
+        return chain(self.train, self.evaluation)
+
+    @property
+    def max_tokens(self) -> int:
+        """Of the longest prompt."""
+        return max(len(prompt.token_ids) for prompt in self)
+
+
+@contextmanager
+def build(
+    config: Config,
+    prompts: PromptSets,
+    resources: ClusterResources,
+    logs: Path | None,
+) -> Iterator[Parts]:
+    """Start every actor at once, wait until all are ready, and stop them at the end.
+
+    Raises:
+        ConfigError: the cluster has no room.
+        RlsysError: an actor did not start.
+    """
+    placement = plan_placement(config.learner.num_ranks, config.rollout.num_engines, resources)
+    deadlines, microbatch_tokens = config.deadlines, config.learner.microbatch_tokens
+    with ExitStack() as stack:
+        group = _reserve(placement, deadlines.start)
+        stack.callback(remove_placement_group, group)
+        start = partial(_starter, placement=placement, group=group, logs=logs)
+        engines = RolloutPool(
+            start("engine", RemoteRolloutActor, _engine_settings(config, prompts.max_tokens)),
+            config.rollout.num_engines,
+            deadlines,
+        )
+        stack.callback(engines.close)
+        learner = LearnerGroup(
+            start("learner", RemoteLearnerActor, _learner_settings(config)),
+            config.learner.num_ranks,
+            microbatch_tokens,
+            deadlines,
+        )
+        stack.callback(learner.close)
+        reference = ReferencePool(
+            start("reference", RemoteReferenceActor, config.model.path, config.model.dtype),
+            len(placement.of_kind("reference")),
+            microbatch_tokens,
+            deadlines,
+        )
+        stack.callback(reference.close)
+        grader = GraderPool(start("grader", RemoteGraderActor, *_grader_settings(config)), deadlines)
+        stack.callback(grader.close)
+        learner.begin_joining()
+        for part in (learner, reference, grader, engines):
+            part.wait_until_ready()
+        yield Parts(
+            prompts=PromptSource(prompts.train, config.rollout.num_prompts_per_step, config.seed),
+            evaluation_prompts=prompts.evaluation,
+            engines=engines,
+            grader=grader,
+            reference=reference,
+            learner=learner,
+            objective=build_objective(config),
+        )
+
+
+def load_prompts(config: Config) -> PromptSets:
+    """Training and evaluation prompts, checked and rendered.
+
+    Raises:
+        ConfigError, DataError: a file or a row is unusable, there are fewer problems than asked for, or prompt and
+            completion do not fit into the model or into a microbatch.
+    """
+    from transformers import AutoTokenizer
+
+    data = config.data
+    columns = Columns(data.prompt_column, data.answer_column, data.id_column)
+    tokenizer = AutoTokenizer.from_pretrained(config.model.path)
+    train, held_out = (
+        render_prompts(
+            read_rows(file, columns, data.on_bad_row, key),
+            tokenizer,
+            data.prompt_template,
+            data.max_prompt_tokens,
+            data.on_bad_row,
+        )
+        for key, file in (("data.train", data.train), ("data.eval", data.eval))
+    )
+    num_problems = config.evaluation.num_problems
+    if len(held_out) < num_problems:
+        raise ConfigError(f"evaluation.num_problems is {num_problems}, but data.eval has {len(held_out)} problems")
+    prompts = PromptSets(train, held_out[:num_problems])
+    _check_lengths(config, prompts.max_tokens)
+    return prompts
+
+
+def _check_lengths(config: Config, max_prompt_tokens: int) -> None:
+    from transformers import AutoConfig
+
+    longest = max_prompt_tokens + config.rollout.max_completion_tokens
+    sum_text = f"the longest prompt ({max_prompt_tokens} tokens) and rollout.max_completion_tokens"
+    positions = getattr(AutoConfig.from_pretrained(config.model.path), "max_position_embeddings", None)
+    if positions is not None and longest + 1 > positions:
+        raise ConfigError(
+            f"rollout.max_completion_tokens is {config.rollout.max_completion_tokens}: with {sum_text} a sequence has "
+            f"{longest} tokens, the model takes at most {positions - 1}"
+        )
+    if longest > config.learner.microbatch_tokens:
+        raise ConfigError(
+            f"learner.microbatch_tokens is {config.learner.microbatch_tokens}, but with {sum_text} one sequence may "
+            f"have {longest}"
+        )
+
+
+def build_objective(config: Config) -> Objective:
+    uses_task_reward = "task_rewards" in REGIMES[config.regime.name].needs
+    return Objective(_reward(config), _advantage(config), uses_task_reward)
+
+
+def _reward(config: Config) -> RewardFunction:
+    regime = config.regime
+    return lambda signals: regime_reward(
+        regime.name,
+        task_rewards=signals.task_rewards,
+        reference_logprobs=signals.reference_logprobs,
+        policy_logprobs=signals.policy_logprobs,
+        loss_mask=signals.completion_mask,
+        alpha=regime.alpha,
+        kl_coef=regime.kl_coef,
+        reduction=regime.reduction,
+        length_power=regime.length_power,
+    )
+
+
+def _advantage(config: Config) -> AdvantageFunction:
+    match config.algorithm.advantage:
+        case "leave_one_out":
+            return advantages.leave_one_out
+        case "group_mean":
+            return advantages.group_mean
+        case "grpo":
+            return advantages.grpo
+
+
+def _engine_settings(config: Config, max_prompt_tokens: int) -> EngineSettings:
+    # One token more than any sequence: a probe of a whole sequence samples one token, which is dropped.
+    max_model_len = max_prompt_tokens + config.rollout.max_completion_tokens + 1
+    return EngineSettings(config.model.path, config.model.dtype, config.seed, max_model_len, config.rollout.engine)
+
+
+def _learner_settings(config: Config) -> LearnerSettings:
+    learner, importance = config.learner, config.algorithm.importance
+    return LearnerSettings(
+        model_path=config.model.path,
+        dtype=config.model.dtype,
+        seed=config.seed,
+        loss=LossSettings(config.algorithm.loss, importance.cap if importance.kind == "truncated" else None),
+        lr=learner.lr,
+        weight_decay=learner.weight_decay,
+        betas=learner.betas,
+        eps=learner.eps,
+        max_grad_norm=learner.max_grad_norm,
+        warmup_steps=learner.warmup_steps,
+        zero_stage=learner.zero_stage,
+        bucket_bytes=config.sync.bucket_mib << 20,
+        deepspeed=learner.deepspeed,
+    )
+
+
+def _grader_settings(config: Config) -> tuple[int, float, int]:
+    reward = config.reward
+    return reward.num_workers, reward.deadline_seconds, reward.memory_limit_mib << 20
+
+
+def _reserve(placement: PlacementPlan, deadline_seconds: float) -> PlacementGroup:
+    group = placement_group([dict(bundle) for bundle in placement.bundles], strategy="PACK")
+    if not group.wait(deadline_seconds):
+        remove_placement_group(group)
+        raise ConfigError(f"the cluster did not free {list(placement.bundles)} within {deadline_seconds:g} s")
+    return group
+
+
+def _starter(
+    kind: str, actor_class: Any, *arguments: Any, placement: PlacementPlan, group: PlacementGroup, logs: Path | None
+) -> ActorFactory:
+    """A function that starts member `index` of a pool in its slot; called again, it starts a replacement."""
+    slots = placement.of_kind(kind)
+
+    def start(index: int) -> ray.actor.ActorHandle:
+        slot = slots[index]
+        log_file = str(logs / f"{kind}-{index}.log") if logs else None
+        return actor_class.options(
+            num_cpus=slot.num_cpus,
+            num_gpus=slot.num_gpus,
+            runtime_env={"env_vars": _environment(slot)},
+            scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=slot.bundle),
+        ).remote(*arguments, log_file)
+
+    return start
+
+
+def _environment(slot: ActorSlot) -> dict[str, str]:
+    """Environment of one actor: its share of the cores, and on CPU no compilation, which would not pay there."""
+    environment = {
+        "OMP_NUM_THREADS": str(slot.num_threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
+    if slot.num_gpus == 0:
+        environment |= {"DS_ACCELERATOR": "cpu", "TORCH_COMPILE_DISABLE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    return environment

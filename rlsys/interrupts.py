@@ -1,0 +1,50 @@
+"""Ctrl-C and SIGTERM: the first asks for a clean end after the step in hand, the second ends at once."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from types import FrameType, TracebackType
+
+
+class Interrupted(BaseException):
+    """Raised where there is no step to finish, or at the second signal. `exit_code` is the shell's for the signal."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal.Signals(signal_number).name)
+        self.exit_code = 128 + signal_number
+
+
+class Interrupts:
+    """Watches for both signals while it is entered. Until `begin_work`, the first signal ends at once too."""
+
+    def __init__(self) -> None:
+        self._on_first: Callable[[str], None] | None = None
+        self._previous: dict[int, object] = {}
+        self.signal_number: int | None = None
+
+    def should_stop(self) -> bool:
+        return self.signal_number is not None
+
+    def begin_work(self, on_first: Callable[[str], None]) -> None:
+        """From now on the first signal lets the step in hand end."""
+        self._on_first = on_first
+
+    def __enter__(self) -> Interrupts:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        is_first = self.signal_number is None
+        self.signal_number = number
+        if not is_first or self._on_first is None:
+            raise Interrupted(number)
+        name = signal.Signals(number).name
+        self._on_first(f"{name}: ending after this step, with a checkpoint; again: end now, without")

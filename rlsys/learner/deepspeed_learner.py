@@ -1,0 +1,271 @@
+"""One rank of the learner on DeepSpeed: score, step, publish, save, load.
+
+Every method is collective: all ranks of a group call it together, with their own microbatches (equally many).
+DeepSpeed averages gradients over ranks; the loss here is already divided by the global token count, so each rank
+multiplies its share by the number of ranks. That is the one place where the averaging is undone.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from rlsys.data.packing import build_microbatch
+from rlsys.errors import LearnerError
+from rlsys.learner.update import LossSettings, microbatch_loss
+from rlsys.scoring import CompletionScorer, load_language_model, score_microbatch
+from rlsys.types import Rollout, StepResult, TokenScores, TrainingBatch, WeightUpdate
+from rlsys.weights.object_store import publish_buckets
+
+_PREFIX = "language_model."
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerSettings:
+    """What a rank needs to know; `deepspeed` is merged into DeepSpeed's own configuration."""
+
+    model_path: str
+    dtype: str
+    seed: int
+    loss: LossSettings
+    lr: float
+    weight_decay: float
+    betas: tuple[float, float]
+    eps: float
+    max_grad_norm: float
+    warmup_steps: int
+    zero_stage: int
+    bucket_bytes: int
+    deepspeed: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Rendezvous:
+    """Where the ranks of one group meet: `Rendezvous("tcp://10.0.0.1:29500", rank=0, num_ranks=2)`."""
+
+    address: str
+    rank: int
+    num_ranks: int
+    timeout_seconds: float
+
+
+class DeepSpeedLearner:
+    """Holds one rank's share of the policy and of the optimizer."""
+
+    def __init__(self, settings: LearnerSettings, rendezvous: Rendezvous) -> None:
+        self._settings = settings
+        self._num_ranks = rendezvous.num_ranks
+        self._is_first_rank = rendezvous.rank == 0
+        self.policy_version = 0
+        torch.manual_seed(settings.seed)
+        deepspeed = _init_deepspeed(rendezvous)
+        language_model = load_language_model(settings.model_path, settings.dtype)
+        self._generation_config = getattr(language_model, "generation_config", None)
+        scorer = CompletionScorer(language_model)
+        optimizer = torch.optim.AdamW(
+            scorer.parameters(),
+            lr=settings.lr,
+            betas=settings.betas,
+            eps=settings.eps,
+            weight_decay=settings.weight_decay,
+        )
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+            model=scorer, optimizer=optimizer, config=_deepspeed_config(settings), dist_init_required=False
+        )
+        self._deepspeed = deepspeed
+        self._grad_norm_before_clipping = math.nan
+        if settings.zero_stage == 0:
+            self._engine.clip_fp32_gradients = self._clip_gradients
+        self._engine.eval()  # no dropout, in the update too: the update is of the policy that was sampled
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self._engine.device)
+
+    def score(self, microbatches: Sequence[Sequence[Rollout]]) -> list[list[TokenScores]]:
+        """Log-probs and entropies under the current policy, microbatch by microbatch."""
+        return [self._score(microbatch) for microbatch in microbatches]
+
+    def _score(self, rollouts: Sequence[Rollout]) -> list[TokenScores]:
+        return score_microbatch(self._engine, rollouts or [_DUMMY], self.device)[: len(rollouts)]
+
+    def step(self, microbatches: Sequence[TrainingBatch], denominator: float) -> StepResult:
+        """One optimizer step on this rank's microbatches.
+
+        Args:
+            denominator: loss tokens of the whole step over all ranks.
+
+        Raises:
+            LearnerError: the loss or the gradient norm is not finite; with a non-finite loss nothing is updated.
+        """
+        lr = self._set_learning_rate()
+        totals: dict[str, float] = {"loss": 0.0}
+        for batch in microbatches:
+            loss, metrics = self._loss(batch, denominator)
+            for name, value in {"loss": loss, **metrics}.items():
+                totals[name] = totals.get(name, 0.0) + float(value)
+            self._engine.backward(loss * self._num_ranks)
+        totals = self._sum_over_ranks(totals)
+        if not math.isfinite(totals["loss"]):
+            raise LearnerError(
+                f"policy version {self.policy_version}: the loss is {totals['loss']}; no update was made"
+            )
+        self._engine.step()
+        grad_norm = self._grad_norm()
+        if not math.isfinite(grad_norm):
+            raise LearnerError(f"policy version {self.policy_version}: the gradient norm is {grad_norm}")
+        self.policy_version += 1
+        return StepResult(
+            policy_version=self.policy_version,
+            loss=totals.pop("loss"),
+            grad_norm=grad_norm,
+            lr=lr,
+            num_tokens=int(denominator),
+            metrics=totals,
+        )
+
+    def _loss(self, batch: TrainingBatch, denominator: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        if not batch.rollouts:
+            logprobs, _ = self._engine(build_microbatch([_DUMMY]).to(self.device), with_entropy=False)
+            return (logprobs * 0.0).sum(), {}
+        microbatch = build_microbatch(batch.rollouts).to(self.device)
+        logprobs, _ = self._engine(microbatch, with_entropy=False)
+        return microbatch_loss(self._settings.loss, logprobs, batch, microbatch, denominator)
+
+    def publish(self, policy_version: int) -> WeightUpdate | None:
+        """The policy's weights as transport buckets; from the first rank only, the others take part and give None."""
+        named_tensors = self._gathered_parameters()
+        if not self._is_first_rank:
+            for _ in named_tensors:
+                pass
+            return None
+        return publish_buckets(named_tensors, policy_version, self._settings.bucket_bytes)
+
+    def save(self, directory: Path) -> None:
+        """Write `model/` (Hugging Face, safetensors) and `state/` (DeepSpeed: optimizer shards, step, version)."""
+        tensors = {name: tensor.clone() for name, tensor in self._gathered_parameters(keep=self._is_first_rank)}
+        if self._is_first_rank:
+            language_model = self._engine.module.language_model
+            language_model.save_pretrained(directory / "model", state_dict=tensors, max_shard_size="4GB")
+            _copy_tokenizer(self._settings.model_path, directory / "model")
+        client_state = {"policy_version": self.policy_version, "torch_random_state": torch.get_rng_state()}
+        self._engine.save_checkpoint(str(directory / "state"), tag="learner", client_state=client_state)
+
+    def load(self, directory: Path) -> None:
+        """Continue exactly from what `save` wrote.
+
+        Raises:
+            LearnerError: the folder does not hold this learner's state.
+        """
+        path, client_state = self._engine.load_checkpoint(str(directory / "state"), tag="learner")
+        if path is None:
+            raise LearnerError(f"{directory / 'state'}: DeepSpeed finds no checkpoint there")
+        self.policy_version = client_state["policy_version"]
+        torch.set_rng_state(client_state["torch_random_state"])
+
+    def _set_learning_rate(self) -> float:
+        """Linear warm-up from a tenth of `lr`, then constant."""
+        warmup = self._settings.warmup_steps
+        fraction = min(1.0, self.policy_version / warmup) if warmup else 1.0
+        lr = self._settings.lr * (0.1 + 0.9 * fraction)
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        return lr
+
+    def _clip_gradients(self) -> None:
+        """Stands in for the engine's own clipping at ZeRO stage 0, which forgets the norm."""
+        norm = nn.utils.clip_grad_norm_(self._engine.module.parameters(), self._settings.max_grad_norm)
+        self._grad_norm_before_clipping = float(norm)
+
+    def _grad_norm(self) -> float:
+        if self._settings.zero_stage == 0:
+            return self._grad_norm_before_clipping
+        return float(self._engine.get_global_grad_norm())
+
+    def _sum_over_ranks(self, values: dict[str, float]) -> dict[str, float]:
+        if self._num_ranks == 1:
+            return values
+        names = sorted(values)
+        totals = torch.tensor([values[name] for name in names], dtype=torch.float64, device=self.device)
+        torch.distributed.all_reduce(totals)
+        return dict(zip(names, totals.tolist(), strict=True))
+
+    def _gathered_parameters(self, keep: bool = True) -> Iterator[tuple[str, torch.Tensor]]:
+        """Whole parameters by Hugging Face name, gathered one at a time where ZeRO-3 has cut them up.
+
+        Under ZeRO-3 the gathered values go away with the next one, so they are copied.
+        """
+        for name, parameter in self._engine.module.named_parameters():
+            with self._gathered(parameter):
+                if keep:
+                    tensor = parameter.detach()
+                    yield name.removeprefix(_PREFIX), tensor.clone() if self._settings.zero_stage == 3 else tensor
+
+    def _gathered(self, parameter: nn.Parameter) -> AbstractContextManager[Any]:
+        if self._settings.zero_stage < 3:
+            return nullcontext()
+        return self._deepspeed.zero.GatheredParameters([parameter])
+
+
+_DUMMY = Rollout(
+    prompt_ids=np.zeros(1, dtype=np.int32),
+    completion_ids=np.zeros(1, dtype=np.int32),
+    rollout_logprobs=np.zeros(1, dtype=np.float32),
+    text="",
+    finish_reason="stop",
+    policy_version=0,
+    sample_index=0,
+    seed=0,
+)
+"""Forwarded by a rank that has an empty microbatch: under ZeRO-3 every forward pass is collective."""
+
+
+def _init_deepspeed(rendezvous: Rendezvous) -> Any:
+    """Import DeepSpeed for the device at hand and meet the other ranks."""
+    on_gpu = torch.cuda.is_available()
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if on_gpu else "cpu")
+    os.environ["LOCAL_RANK"] = "0"  # Ray shows each actor its own device only
+    import deepspeed
+
+    # gloo serves CPU ranks; DeepSpeed's own shared-memory collectives would have to be compiled at first start.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(
+        dist_backend="nccl" if on_gpu else "gloo",
+        auto_mpi_discovery=False,
+        verbose=False,
+        init_method=rendezvous.address,
+        rank=rendezvous.rank,
+        world_size=rendezvous.num_ranks,
+        timeout=timedelta(seconds=rendezvous.timeout_seconds),
+    )
+    return deepspeed
+
+
+def _deepspeed_config(settings: LearnerSettings) -> dict[str, Any]:
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,  # microbatches differ in number from step to step; step() is the boundary
+        "gradient_clipping": settings.max_grad_norm,
+        "zero_optimization": {"stage": settings.zero_stage},
+        "zero_allow_untested_optimizer": True,
+        "bf16": {"enabled": settings.dtype == "bfloat16"},
+        "steps_per_print": None,
+        **settings.deepspeed,
+    }
+
+
+def _copy_tokenizer(model_path: str, directory: Path) -> None:
+    from transformers import AutoTokenizer
+
+    AutoTokenizer.from_pretrained(model_path).save_pretrained(directory)

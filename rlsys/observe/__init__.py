@@ -1,0 +1,19 @@
+"""Seeing a run: the metric keys as pure functions, and sinks for the terminal and for Prometheus.
+
+The sink that writes `metrics.jsonl` is `rundir.metrics_file.MetricsFile`, for the file belongs to the run directory.
+"""
+
+from rlsys.observe.console import ConsoleSink
+from rlsys.observe.metrics import logprob_gap_max, offpolicy_metrics, policy_age_max, rollout_metrics
+from rlsys.observe.ray_metrics import RayMetricsSink
+from rlsys.observe.sinks import Sinks
+
+__all__ = [
+    "ConsoleSink",
+    "RayMetricsSink",
+    "Sinks",
+    "logprob_gap_max",
+    "offpolicy_metrics",
+    "policy_age_max",
+    "rollout_metrics",
+]

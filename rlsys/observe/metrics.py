@@ -1,0 +1,164 @@
+"""The metric keys of a step, computed from what the step produced: numpy in, plain floats out, nothing else.
+
+Nested arguments are nested as the groups are: [prompt][completion]. What was not computed (None) has no key, and so has
+what cannot be computed (the task reward of a step in which every verdict is undecided).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rlsys.types import RolloutGroup, TokenScores, Verdict
+
+Numbers = Sequence[Sequence[float]] | np.ndarray
+
+
+def rollout_metrics(
+    groups: Sequence[RolloutGroup],
+    verdicts: Sequence[Sequence[Verdict]] | None = None,
+    rewards: Numbers | None = None,
+    old_scores: Sequence[Sequence[TokenScores]] | None = None,
+    reference_scores: Sequence[Sequence[TokenScores]] | None = None,
+    loss_mask: Numbers | None = None,
+) -> dict[str, float]:
+    """`reward/*`, `policy/kl_to_reference(_se)`, `policy/entropy` and `completion/*` of one step.
+
+    `old_scores` are the learner's before the update, so L_pi is the sum of their log-probs and L_ref that of
+    `reference_scores` (nats per completion). Rollouts with `loss_mask` 0 have no reward that is learned from, and leave
+    `reward/mean` and `reward/std`; everything else is over all rollouts.
+    """
+    if not any(group.rollouts for group in groups):
+        return {}
+    metrics = completion_metrics(groups)
+    if rewards is not None:
+        metrics |= reward_metrics(rewards, loss_mask)
+    if verdicts is not None:
+        metrics |= verdict_metrics(verdicts)
+    policy = None if old_scores is None else _sequence_logprobs(old_scores)
+    reference = None if reference_scores is None else _sequence_logprobs(reference_scores)
+    if policy is not None:
+        metrics["reward/policy_logprob"] = float(policy.mean())
+    if reference is not None:
+        metrics["reward/reference_logprob"] = float(reference.mean())
+    if old_scores is not None:
+        entropies = np.concatenate([score.entropies for scores in old_scores for score in scores])
+        metrics["policy/entropy"] = float(entropies.mean(dtype=np.float64))
+    if policy is not None and reference is not None:
+        prompts = [group.prompt.id for group in groups for _ in group.rollouts]
+        metrics |= kl_metrics(policy - reference, prompts)
+    return metrics
+
+
+def completion_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
+    """Mean length in tokens, and the share of completions that ended by length."""
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    return {
+        "completion/length_mean": float(np.mean([len(rollout.completion_ids) for rollout in rollouts])),
+        "completion/truncated_fraction": float(np.mean([rollout.finish_reason == "length" for rollout in rollouts])),
+    }
+
+
+def reward_metrics(rewards: Numbers, loss_mask: Numbers | None = None) -> dict[str, float]:
+    """Mean of R, and the mean over groups of the within-group (unbiased) standard deviation.
+
+    A group in which fewer than two rollouts count has no deviation, and is left out of that mean.
+    """
+    groups = [np.asarray(group, dtype=np.float64) for group in rewards]
+    if loss_mask is not None:
+        groups = [group[np.asarray(mask) > 0] for group, mask in zip(groups, loss_mask, strict=True)]
+    metrics: dict[str, float] = {}
+    if any(group.size for group in groups):
+        metrics["reward/mean"] = float(np.concatenate(groups).mean())
+    deviations = [group.std(ddof=1) for group in groups if group.size > 1]
+    if deviations:
+        metrics["reward/std"] = float(np.mean(deviations))
+    return metrics
+
+
+def verdict_metrics(verdicts: Sequence[Sequence[Verdict]]) -> dict[str, float]:
+    """Share of right answers among the decided ones, and the share that is undecided."""
+    labels = np.array([verdict.label for group in verdicts for verdict in group])
+    num_decided = int((labels != "undecided").sum())
+    metrics = {"reward/undecided_fraction": 1.0 - num_decided / len(labels)}
+    if num_decided:
+        metrics["reward/task"] = float((labels == "correct").sum() / num_decided)
+    return metrics
+
+
+def kl_metrics(differences: np.ndarray, prompt_ids: Sequence[str]) -> dict[str, float]:
+    """Sequence-level k1 estimate of KL(policy || reference) in nats, with its standard error.
+
+    Args:
+        differences: [N], L_pi - L_ref of each rollout.
+        prompt_ids: [N]; rollouts of one prompt are one cluster, for they are not independent samples of the mean.
+
+    The variance is the usual cluster-robust one: C/(C-1) * sum over the C clusters of (sum of residuals)^2 / N^2. With
+    one cluster there is none.
+    """
+    mean = differences.mean()
+    metrics = {"policy/kl_to_reference": float(mean)}
+    _, cluster = np.unique(np.asarray(prompt_ids), return_inverse=True)
+    sums = np.bincount(cluster, weights=differences - mean)
+    if len(sums) > 1:
+        variance = len(sums) / (len(sums) - 1) * np.square(sums).sum() / len(differences) ** 2
+        metrics["policy/kl_to_reference_se"] = float(np.sqrt(variance))
+    return metrics
+
+
+def policy_age_max(groups: Sequence[RolloutGroup], learner_version: int) -> int:
+    """The learner's version minus that of the oldest rollout that it is about to learn from; no rollouts: 0."""
+    versions = [rollout.policy_version for group in groups for rollout in group.rollouts]
+    return learner_version - min(versions, default=learner_version)
+
+
+def offpolicy_metrics(
+    old_logprobs: Sequence[np.ndarray], rollout_logprobs: Sequence[np.ndarray], cap: float
+) -> dict[str, float]:
+    """`offpolicy/*` of the per-token weights w = exp(old - rollout), before they are capped.
+
+    Args:
+        old_logprobs, rollout_logprobs: N arrays [T], the learner's before the update and the engine's.
+        cap: the bound of truncated importance sampling.
+
+    Returns:
+        mean of w, share of tokens with w > cap, and (sum w)^2 / (n sum w^2), the effective share of the sample.
+    """
+    log_weights = _token_differences(old_logprobs, rollout_logprobs)
+    if not log_weights.size:
+        return {}
+    # Scaled by the largest weight, which cancels in the effective sample size: no overflow there.
+    scaled = np.exp(log_weights - log_weights.max())
+    with np.errstate(over="ignore"):
+        mean = np.exp(log_weights).mean()
+    return {
+        "offpolicy/importance_mean": float(mean),
+        "offpolicy/clipped_fraction": float((log_weights > np.log(cap)).mean()),
+        "offpolicy/ess": float(scaled.sum() ** 2 / (scaled.size * np.square(scaled).sum())),
+    }
+
+
+def logprob_gap_max(old_logprobs: Sequence[np.ndarray], rollout_logprobs: Sequence[np.ndarray]) -> float:
+    """Largest abs(learner log-prob - engine log-prob) over all tokens, in nats; no tokens: 0.
+
+    A gap that is not a number counts as infinite: it must trip every bound, and NaN would trip none.
+    """
+    gaps = np.abs(_token_differences(old_logprobs, rollout_logprobs))
+    return float(np.where(np.isnan(gaps), np.inf, gaps).max(initial=0.0))
+
+
+def _sequence_logprobs(scores: Sequence[Sequence[TokenScores]]) -> np.ndarray:
+    """[N] sums over tokens in double precision: the difference of two such sums is what is reported."""
+    return np.array([score.logprobs.sum(dtype=np.float64) for group in scores for score in group])
+
+
+def _token_differences(left: Sequence[np.ndarray], right: Sequence[np.ndarray]) -> np.ndarray:
+    if not left and not right:
+        return np.empty(0)
+    for index, (one, other) in enumerate(zip(left, right, strict=True)):
+        if one.shape != other.shape:
+            raise ValueError(f"log-probs of rollout {index} have shapes {one.shape} and {other.shape}")
+    with np.errstate(invalid="ignore"):
+        differences: np.ndarray = np.concatenate(left).astype(np.float64) - np.concatenate(right).astype(np.float64)
+    return differences

@@ -1,0 +1,69 @@
+"""Numbers and lines as a person reads them; ASCII, so that any pipe and any log file takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+# Key of a metric -> its name in a plain line, in the order of the line.
+_STEP_FIELDS = {
+    "reward/mean": "reward",
+    "reward/task": "task",
+    "completion/length_mean": "length",
+    "policy/kl_to_reference": "kl",
+    "policy/entropy": "entropy",
+    "sync/logprob_gap_max": "gap",
+    "throughput/completion_tokens_per_second": "generate_tok/s",
+    "throughput/learner_tokens_per_second": "learn_tok/s",
+    "time/step_seconds": "seconds",
+}
+_VALUE_WIDTH = 7
+_EVALUATION = "eval/"
+
+
+def number(value: float) -> str:
+    """Three to four telling digits: `0.531`, `-14.37`, `1.2e-05`, `0`."""
+    if value == 0:
+        return "0"
+    magnitude = abs(value)
+    if magnitude < 1e-3 or magnitude >= 1e5:
+        return f"{value:.1e}"
+    return f"{value:.3f}" if magnitude < 10 else f"{value:.2f}" if magnitude < 100 else f"{value:.0f}"
+
+
+def short(value: float) -> str:
+    """A large count in short: `15.2k`."""
+    for unit, size in (("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.1f}{unit}"
+    return f"{value:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """`0:07`, `12:30`, `3:05:00`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def step_line(step: int, total_steps: int, metrics: Mapping[str, float], seconds_left: float | None) -> str:
+    """One step: `step  12/120  reward=0.531  task=0.500 ...  left=0:52`, its fields under those of the line before."""
+    fields = [f"step {step:{len(str(total_steps))}d}/{total_steps}"]
+    for key, name in _STEP_FIELDS.items():
+        if key in metrics:
+            text = short(metrics[key]) if key.startswith("throughput/") else number(metrics[key])
+            fields.append(f"{name}={text}".ljust(len(name) + 1 + _VALUE_WIDTH))
+    if seconds_left is not None:
+        fields.append(f"left={duration(seconds_left)}")
+    return " ".join(fields).rstrip()
+
+
+def has_step(metrics: Mapping[str, float]) -> bool:
+    """Whether a row tells of a training step (row 0 holds an evaluation alone)."""
+    return any(key in metrics for key in _STEP_FIELDS)
+
+
+def evaluation_text(metrics: Mapping[str, float]) -> str | None:
+    """`pass@1 0.621, pass@16 0.970`, in the order of k; None where the row holds no evaluation."""
+    names = [key.removeprefix(_EVALUATION) for key in metrics if key.startswith(f"{_EVALUATION}pass@")]
+    numbered = sorted((int(name.partition("@")[2]), name) for name in names if name.partition("@")[2].isdigit())
+    return ", ".join(f"{name} {metrics[_EVALUATION + name]:.3f}" for _, name in numbered) or None

@@ -1,0 +1,232 @@
+"""Where the answer is in a text: boxes, choice letters, and the patterns that decide what may be parsed.
+
+Nothing here evaluates anything: every function takes text and returns text. Scanning is linear in the text, so a
+megabyte of unclosed braces costs milliseconds. `admit` is the gate of DESIGN section 6: only what it returns may
+reach a parser, and it returns short text made of letters, digits, mathematical operators and LaTeX commands.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+MAX_ANSWER_CHARS = 4_096
+MAX_NESTING = 16
+MAX_DIGIT_RUN = 1_000
+MAX_JOINED_BOXES = 16
+TEXT_WINDOW_CHARS = 8_000
+
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
+_ONE_TOKEN = re.compile(r"\\[A-Za-z]+|[^\s{}$\\]+")
+_BOX_SEPARATOR = re.compile(r"\b(?:and|or)\b|[,;]")
+_PERCENT_AFTER_BOX = re.compile(r"\s*\\?[$)\]]?\s*(?:\\?%|percent(?:age)?\b|pct\b)", re.IGNORECASE)
+
+_ADMITTED = re.compile(r"[A-Za-z0-9\s\\{}()\[\]|.,;:+\-*/^_=<>!&%'~\u00b0]*")
+_NOT_ADMITTED = re.compile(
+    r"__"  # no answer has it, much of Python's introspection does
+    r"|\.\s*[A-Za-z_]\w*\s*[(\[]"  # a method call
+    r"|\^\s*(?:\{[^{}]*\}|\d+|[A-Za-z])\s*\^"  # 2^3^2: LaTeX has no meaning for it, the grammar takes the wrong one
+    r"|\d[eE][+\-]?\d{4}"  # 1e9999 and beyond
+    rf"|\d{{{MAX_DIGIT_RUN + 1}}}"
+)
+_LATEX_TEXT = re.compile(r"\\(?:text|mbox|textbf|textit|textrm|mathrm|mathbf|mathit|operatorname)\s*\{([^{}]*)\}")
+_PLAIN_WORDS = re.compile(r"[A-Za-z0-9 \t\n\\,%^()\-~.]*")
+
+_FINAL_ANSWER = re.compile(r"final answer is:?\s*\$?([^$]{1,200}?)\$?\.?\s?I hope", re.IGNORECASE)
+
+_UNICODE = {
+    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∗": "*",
+    "÷": r"\div ", "⁄": "/", "∕": "/", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ",
+    "≈": r"\approx ", "±": r"\pm ", "∈": r"\in ", "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ", "θ": r"\theta ",
+    "α": r"\alpha ", "β": r"\beta ", "λ": r"\lambda ", "φ": r"\phi ", "²": "^{2}", "³": "^{3}", "½": r"\frac{1}{2}",
+    "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "’": "'", "′": "'", "“": "", "”": "",
+    "€": "", "£": "", "¥": "", "₹": "", "√": r"\sqrt ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}",
+}  # fmt: skip
+_TO_LATEX = str.maketrans(_UNICODE)
+
+_STYLE = re.compile(r"\\(?:left|right|displaystyle|textstyle|limits|bigl?|bigr?|Bigl?|Bigr?)(?![A-Za-z])|\\[!,;:>]|~")
+_GROUPED_THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|\\[,!;: ]|\\thinspace\s?|~)(?=\d{3}(?!\d))")
+_SCIENTIFIC = re.compile(r"(?<=\d)(?<=\.\d|\d\d)[eE]([+\-]?\d{1,3})(?!\d)")
+_POWER_CHAIN = re.compile(r"(?:\^\s*\d+){2,16}(?!\s*\^)")
+_LONG_POWER = re.compile(r"\^\s*(-?\d{2,}|-\d)(?![\d}])")
+_DIGIT_GAP = re.compile(r"(?<=\d)\s+(?=\d)")
+_FRACTION_STYLE = re.compile(r"\\[dtc]frac(?![A-Za-z])")
+
+_LETTER = r"(?:\(\s*([A-J])\s*\)|\[\s*([A-J])\s*\]|([B-HJ]|[AI](?!\s+[a-z])))"
+_WHOLE_LETTER = re.compile(rf"\s*{_LETTER}\s*[.:)]?\s*")
+_LETTER_PREFIX = re.compile(
+    r"\s*(?:\(\s*([A-J])\s*\)|([A-J])\s*[.:)](?=\s|\\|$))\s*(?:\\[ ,;:]|\\q?quad|~|[:.)\s])*(.*)", re.DOTALL
+)
+_SAID_LETTER = re.compile(
+    rf"(?i:answer|choice|option)(?i:\s*(?:is|:|=|would be|must be|choice|option|\*\*))*[\s:*$\\(]*?"
+    rf"(?:\\(?:text|textbf|mathrm)\{{)?\s*{_LETTER}(?![A-Za-z0-9+\-*/^=])"
+)
+_LONE_LETTER_LINE = re.compile(rf"^[\s*$]*{_LETTER}[\s.*$:)]*$", re.MULTILINE)
+
+
+def clean(text: str) -> str:
+    """The text without lone surrogates and invisible or direction-changing characters; null bytes become spaces."""
+    text = text.replace("\x00", " ")
+    if text.isascii():
+        return text
+    kept = (c for c in text if unicodedata.category(c) not in ("Cf", "Cs", "Cn", "Co"))
+    return "".join(kept).replace("\u00a0", " ").replace("\u202f", " ").replace("\u2009", " ")
+
+
+def _closing_braces(text: str) -> dict[int, int]:
+    """For each opening brace its closing one; escaped braces do not count."""
+    stack: list[int] = []
+    closing: dict[int, int] = {}
+    for match in re.finditer(r"\\.|[{}]", text, re.DOTALL):
+        if match[0] == "{":
+            stack.append(match.start())
+        elif match[0] == "}" and stack:
+            closing[stack.pop()] = match.start()
+    return closing
+
+
+def _boxes(text: str) -> list[tuple[int, int, str]]:
+    """The outermost boxes as (start, end, content), in order. An unclosed box is none, unless it ends the text."""
+    if "\\boxed" not in text and "\\fbox" not in text:
+        return []
+    closing = _closing_braces(text)
+    found: list[tuple[int, int, str]] = []
+    end = 0
+    unclosed: tuple[int, int, str] | None = None
+    for match in _BOX.finditer(text):
+        start, after = match.span()
+        if start < end:
+            continue
+        if text[after : after + 1] == "{":
+            if after in closing:
+                end = closing[after] + 1
+                found.append((start, end, text[after + 1 : end - 1]))
+            elif unclosed is None and len(text) - after <= MAX_ANSWER_CHARS:
+                unclosed = (start, len(text), text[after + 1 :])
+        elif token := _ONE_TOKEN.match(text, after):
+            end = token.end()
+            found.append((start, end, token[0]))
+    if not found and unclosed is not None:
+        return [unclosed]
+    return found
+
+
+def _unbox(content: str) -> str:
+    """The content of a box without the boxes inside it: `\\boxed{\\boxed{3}}` holds 3."""
+    for _ in range(MAX_NESTING):
+        inner = _boxes(content)
+        if not inner:
+            return content
+        start, end, text = inner[-1]
+        content = content[:start] + text + content[end:] if len(inner) == 1 else text
+    return content
+
+
+def boxed_answers(text: str) -> list[str]:
+    """What the last box holds, then what the boxes that belong with it hold together; [] where there is no box.
+
+    `\\boxed{1} and \\boxed{2}` gives ["2", "1,2"]: the last box, then the run of boxes that ends with it. A sentence
+    "The final answer is $3$. I hope it is correct." after the last box (the Minerva prompt's) replaces it.
+    """
+    boxes = _boxes(text)
+    if not boxes:
+        return []
+    if restated := _FINAL_ANSWER.search(text, boxes[-1][1]):
+        return [restated[1].strip()]
+    contents = [_unbox(boxes[-1][2]).strip()]
+    if "%" not in contents[0] and _PERCENT_AFTER_BOX.match(text, boxes[-1][1]):
+        contents[0] += r"\%"
+    for box, following in zip(boxes[-2:-MAX_JOINED_BOXES:-1], boxes[:-MAX_JOINED_BOXES:-1], strict=False):
+        content = _unbox(box[2]).strip()
+        if not _belong_together(text[box[1] : following[0]], content == contents[0]):
+            break
+        if content != contents[0]:
+            contents.insert(0, content)
+    return [contents[-1]] if len(contents) == 1 else [contents[-1], ",".join(contents)]
+
+
+def _belong_together(between: str, are_equal: bool) -> bool:
+    """math-verify's rule for two boxes: adjoining, or different with a separator not far apart."""
+    return len(between) < 10 or (not are_equal and len(between) < 70 and bool(_BOX_SEPARATOR.search(between)))
+
+
+def text_window(text: str) -> str:
+    """The stretch of an unboxed text that is searched: its end, or its last "final answer is" where that is far up."""
+    if len(text) <= TEXT_WINDOW_CHARS:
+        return text
+    start = text.lower().rfind("final answer is")
+    if 0 <= start < len(text) - TEXT_WINDOW_CHARS:
+        return text[start : start + TEXT_WINDOW_CHARS]
+    return text[-TEXT_WINDOW_CHARS:]
+
+
+def to_latex(text: str) -> str:
+    """Common notation as LaTeX: Unicode operators, thousands separators, `**`, `^12`, `2^3^2`, `6.02e23`."""
+    text = text.translate(_TO_LATEX)
+    text = _GROUPED_THOUSANDS.sub("", text).replace("**", "^")
+    text = _SCIENTIFIC.sub(r"\\cdot 10^{\1}", text)
+    text = _POWER_CHAIN.sub(_nested_powers, text)
+    return _LONG_POWER.sub(r"^{\1}", text)
+
+
+def _nested_powers(chain: re.Match[str]) -> str:
+    exponents = re.findall(r"\d+", chain[0])
+    return "".join(f"^{{{exponent}" for exponent in exponents) + "}" * len(exponents)
+
+
+def admit(text: str) -> str | None:
+    """The text, if it may be parsed: short, of mathematical characters only, shallow, without code. Else None."""
+    if len(text) > MAX_ANSWER_CHARS or not _ADMITTED.fullmatch(text) or _NOT_ADMITTED.search(text):
+        return None
+    depth = 0
+    for match in re.finditer(r"[{(\[]|[})\]]", text):
+        depth += 1 if match[0] in "{([" else -1
+        if depth > MAX_NESTING:
+            return None
+    if not all(_PLAIN_WORDS.fullmatch(words[1]) for words in _LATEX_TEXT.finditer(text)):
+        return None
+    return text
+
+
+def plain_form(text: str) -> str:
+    """The text with its styling taken off, for comparing two answers letter by letter."""
+    text = _FRACTION_STYLE.sub(r"\\frac", to_latex(text))
+    for _ in range(3):
+        text = _LATEX_TEXT.sub(r"\1", text)
+    text = _STYLE.sub("", text).replace("\\$", "").replace("$", "")
+    return "".join(_DIGIT_GAP.sub("_", text).split()).rstrip(".").casefold()
+
+
+def is_words(text: str) -> bool:
+    """Whether the answer is prose, not mathematics: "east", "\\text{no solution}"."""
+    bare = _LATEX_TEXT.sub(r" \1 ", text).replace("$", " ").strip()
+    return bool(re.fullmatch(r"[A-Za-z][A-Za-z\s.,'\-]*", bare)) and bool(re.search(r"[A-Za-z]{3}", bare))
+
+
+def choice_letter(answer: str) -> str | None:
+    """The letter, if the whole answer is one letter A to J: "A", "(A)", "\\textbf{(A)}"."""
+    match = _WHOLE_LETTER.fullmatch(_bare(answer))
+    return _group(match) if match else None
+
+
+def without_choice_letter(answer: str) -> tuple[str, str] | None:
+    """The letter and the rest of an answer such as "\\textbf{(C)}\\ 12" or "C. 12", or None."""
+    match = _LETTER_PREFIX.fullmatch(_bare(answer))
+    return (match[1] or match[2], match[3].strip()) if match else None
+
+
+def said_letter(text: str) -> str | None:
+    """The choice letter that an unboxed text ends with: "The answer is (B).", or a last line "B"."""
+    window = text_window(text)[-2_000:]
+    matches = list(_SAID_LETTER.finditer(window)) or list(_LONE_LETTER_LINE.finditer(window))
+    return _group(matches[-1]) if matches else choice_letter(window)
+
+
+def _bare(answer: str) -> str:
+    for _ in range(2):
+        answer = re.sub(r"\\(?:text|textbf|mathrm|mathbf|textrm|bf|rm)\s*\{([^{}]*)\}", r"\1", answer)
+    return answer.replace("$", "").strip().strip("*").strip()
+
+
+def _group(match: re.Match[str]) -> str:
+    return next(group for group in match.groups() if group)

@@ -1,0 +1,214 @@
+"""A rollout engine on vLLM, in the process that calls it.
+
+The synchronous engine is stepped here, one scheduler step at a time: that gives a place between steps where a request
+can be aborted and weights can change, and one process less.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from rlsys.errors import ConfigError, RolloutError
+from rlsys.types import Prompt, Rollout, RolloutGroup, Sampling
+from rlsys.weights.plan import Bucket
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """What an engine needs to know; `extra` is passed to vLLM by vLLM's names."""
+
+    model_path: str
+    dtype: str
+    seed: int
+    max_model_len: int
+    extra: dict[str, Any]
+
+
+class VllmEngine:
+    """Samples with vLLM; loads weight buckets; reads back what it holds."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        from vllm import EngineArgs
+        from vllm.config import WeightTransferConfig
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        from rlsys.rollout import vllm_weights
+
+        vllm_weights.register_backend()
+        known = {field.name for field in fields(EngineArgs)}
+        if unknown := sorted(set(settings.extra) - known):
+            raise ConfigError(f"rollout.engine.{unknown[0]}: vLLM's engine has no such setting")
+        self._engine = LLMEngine.from_engine_args(
+            EngineArgs(
+                model=settings.model_path,
+                dtype=settings.dtype,
+                seed=settings.seed,
+                max_model_len=settings.max_model_len,
+                logprobs_mode="processed_logprobs",
+                weight_transfer_config=WeightTransferConfig(backend=vllm_weights.BACKEND),
+                **{**_defaults(settings.max_model_len), **settings.extra},
+            )
+        )
+        self._engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})
+        self._tokenizer = self._engine.get_tokenizer()
+        self._num_requests = 0
+        self._aborting = threading.Event()
+        self.policy_version = 0
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[RolloutGroup]:
+        """Sample `sampling.num_samples` completions of each prompt; blocks until all are done or `abort` is called.
+
+        Raises:
+            RolloutError: aborted, or a request ended in a way that is neither a stop nor the length limit.
+        """
+        self._aborting.clear()
+        requests = {}
+        for prompt in prompts:
+            for sample_index in range(sampling.num_samples):
+                requests[self._submit(prompt, sampling, sample_index)] = (prompt, sample_index)
+        outputs = self._run(set(requests))
+        texts = self._tokenizer.batch_decode(
+            [list(outputs[request_id].token_ids) for request_id in requests], skip_special_tokens=True
+        )
+        rollouts: dict[str, list[Rollout]] = {prompt.id: [] for prompt in prompts}
+        for (request_id, (prompt, sample_index)), text in zip(requests.items(), texts, strict=True):
+            rollouts[prompt.id].append(self._rollout(prompt, sampling, sample_index, outputs[request_id], text))
+        return [RolloutGroup(prompt, tuple(rollouts[prompt.id])) for prompt in prompts]
+
+    def abort(self) -> None:
+        """Make a running `generate` stop at its next engine step; callable from another thread."""
+        self._aborting.set()
+
+    def load(self, policy_version: int, buckets: Sequence[Bucket]) -> dict[str, int]:
+        """Load a published version and return the checksums read back from the engine's own parameters.
+
+        The policy version is stamped only once every bucket is in and derived state (prefix cache) is dropped.
+        """
+        self._engine.collective_rpc("start_weight_update")
+        for bucket in buckets:
+            self._engine.collective_rpc("update_weights", kwargs={"update_info": {"bucket": bucket}})
+        self._engine.collective_rpc("finish_weight_update")
+        self._engine.reset_prefix_cache()
+        self.policy_version = policy_version
+        return self.read_back_checksums()
+
+    def read_back_checksums(self) -> dict[str, int]:
+        from rlsys.rollout.vllm_weights import read_back_checksums
+
+        [checksums] = self._engine.apply_model(read_back_checksums)
+        return checksums
+
+    def prompt_logprobs(self, sequences: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
+        """The engine's log-probs of given completions [T], as a prefill computes them: the probe of a weight sync.
+
+        Each sequence is (prompt_ids [P], completion_ids [T]). No token is kept: one is sampled and dropped, so a
+        sequence must be at least one token shorter than the model's maximum length.
+        """
+        from vllm import SamplingParams
+
+        params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False, flat_logprobs=False)
+        requests: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        for prompt_ids, completion_ids in sequences:
+            request_id = self._next_request_id()
+            self._engine.add_request(request_id, _tokens([*prompt_ids.tolist(), *completion_ids.tolist()]), params)
+            requests[request_id] = (prompt_ids, completion_ids)
+        self._aborting.clear()
+        finished = self._run(set(requests), whole=True)
+        result = []
+        for request_id, (prompt_ids, completion_ids) in requests.items():
+            table = finished[request_id].prompt_logprobs[len(prompt_ids) :]
+            pairs = zip(table, completion_ids.tolist(), strict=True)
+            result.append(np.array([entry[token].logprob for entry, token in pairs], dtype=np.float32))
+        return result
+
+    def close(self) -> None:
+        self._engine.engine_core.shutdown()
+
+    def _next_request_id(self) -> str:
+        self._num_requests += 1
+        return str(self._num_requests)
+
+    def _submit(self, prompt: Prompt, sampling: Sampling, sample_index: int) -> str:
+        from vllm import SamplingParams
+
+        request_id = self._next_request_id()
+        params = SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=sampling.max_completion_tokens,
+            seed=sampling.request_seed(prompt.id, sample_index),
+            ignore_eos=sampling.ignore_eos,
+            logprobs=0,
+            flat_logprobs=True,
+            detokenize=False,
+            skip_clone=True,
+        )
+        self._engine.add_request(request_id, _tokens(list(prompt.token_ids)), params)
+        return request_id
+
+    def _run(self, request_ids: set[str], whole: bool = False) -> dict[str, Any]:
+        finished: dict[str, Any] = {}
+        while self._engine.has_unfinished_requests():
+            if self._aborting.is_set():
+                self._engine.abort_request(list(request_ids - finished.keys()))
+                raise RolloutError(f"generation was aborted with {len(finished)} of {len(request_ids)} requests done")
+            for output in self._engine.step():
+                if output.finished:
+                    finished[output.request_id] = output if whole else output.outputs[0]
+        if missing := request_ids - finished.keys():
+            raise RolloutError(f"the engine lost {len(missing)} of {len(request_ids)} requests")
+        return finished
+
+    def _rollout(self, prompt: Prompt, sampling: Sampling, sample_index: int, output: Any, text: str) -> Rollout:
+        if output.finish_reason not in ("stop", "length"):
+            raise RolloutError(f"prompt {prompt.id!r} sample {sample_index}: finish reason {output.finish_reason!r}")
+        token_ids = list(output.token_ids)
+        return Rollout(
+            prompt_ids=np.array(prompt.token_ids, dtype=np.int32),
+            completion_ids=np.array(token_ids, dtype=np.int32),
+            rollout_logprobs=_sampled_logprobs(output.logprobs, token_ids),
+            text=text,
+            finish_reason=output.finish_reason,
+            policy_version=self.policy_version,
+            sample_index=sample_index,
+            seed=sampling.request_seed(prompt.id, sample_index),
+        )
+
+
+def _defaults(max_model_len: int) -> dict[str, Any]:
+    """Settings that a user may override: reproducible scheduling, and no compilation where it would not pay."""
+    import torch
+
+    settings: dict[str, Any] = {
+        "async_scheduling": False,
+        "enable_prefix_caching": False,
+        "disable_log_stats": True,
+        "max_num_seqs": 512,
+    }
+    if not torch.cuda.is_available():
+        # vLLM rewinds a request's own random generator after a partial prefill, which a CPU generator cannot do.
+        settings |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(8192, max_model_len)}
+        settings |= {"enforce_eager": True, "kv_cache_memory_bytes": 1 << 30}
+    return settings
+
+
+def _tokens(token_ids: list[int]) -> Any:
+    from vllm.inputs import TokensPrompt
+
+    return TokensPrompt(prompt_token_ids=token_ids)
+
+
+def _sampled_logprobs(logprobs: Any, token_ids: list[int]) -> np.ndarray:
+    """vLLM's flat table holds, per position, the sampled token first."""
+    starts = logprobs.start_indices
+    if [logprobs.token_ids[start] for start in starts] != token_ids:
+        raise RolloutError("the engine's log-probs do not belong to the tokens that it sampled")
+    return np.array([logprobs.logprobs[start] for start in starts], dtype=np.float32)

@@ -1,0 +1,139 @@
+"""vLLM's side of a weight sync: load published buckets, refresh derived copies, read back what the engine holds.
+
+Runs inside vLLM's worker. The worker-side calls (`start_weight_update`, `update_weights`, `finish_weight_update`) and
+the engine interface below are the same from vLLM 0.25 to 0.32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+from vllm.model_executor.model_loader.reload.layerwise import finalize_layerwise_reload, initialize_layerwise_reload
+from vllm.platforms import current_platform
+
+from rlsys.weights.plan import Bucket, checksum, open_bucket
+
+BACKEND = "rlsys_buckets"
+
+PACKED = "#packed"
+"""Marks the read-back of a kernel's own copy of a weight, where it lies beside the parameter."""
+
+
+@dataclass
+class BucketInitInfo(WeightTransferInitInfo):
+    """Nothing needs to be agreed on beforehand."""
+
+
+@dataclass
+class BucketUpdateInfo(WeightTransferUpdateInfo):
+    bucket: Bucket
+
+
+class BucketTransferEngine(WeightTransferEngine[BucketInitInfo, BucketUpdateInfo]):
+    """Loads buckets that are already in this process's memory, through vLLM's own layerwise reload."""
+
+    init_info_cls = BucketInitInfo
+    update_info_cls = BucketUpdateInfo
+
+    def init_transfer_engine(self, init_info: BucketInitInfo) -> None:
+        """Nothing to connect: the buckets come with the call."""
+
+    def start_weight_update(self) -> None:
+        initialize_layerwise_reload(self.model)
+
+    def update_weights(self, update_info: dict[str, Bucket]) -> None:
+        self.receive_weights(self.parse_update_info(update_info))
+
+    def receive_weights(self, update_info: BucketUpdateInfo) -> None:
+        self.model.load_weights((name, tensor.to(self.device)) for name, tensor in open_bucket(update_info.bucket))
+
+    def finish_weight_update(self) -> None:
+        finalize_layerwise_reload(self.model, self.model_config)
+        repack_embeddings(self.model)
+
+    def shutdown(self) -> None:
+        """No resources are held."""
+
+
+def register_backend() -> None:
+    """Make the bucket backend known to vLLM; safe to call again."""
+    if BACKEND not in WeightTransferEngineFactory._registry:
+        WeightTransferEngineFactory.register_engine(BACKEND, BucketTransferEngine)
+
+
+def repack_embeddings(model: nn.Module) -> None:
+    """Rebuild the copy of the output head that vLLM's CPU kernels compute with.
+
+    vLLM packs it when it first loads and leaves it as it was on reload: with tied embeddings the engine would go on
+    computing logits with the old head.
+    """
+    if not current_platform.is_cpu():
+        return
+    from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+
+    for module in model.modules():
+        if isinstance(module, VocabParallelEmbedding):
+            dispatch_cpu_unquantized_gemm(module, remove_weight=False)
+
+
+def read_back_checksums(model: nn.Module) -> dict[str, int]:
+    """Checksums of what the engine computes with, by Hugging Face parameter name.
+
+    Where a CPU kernel holds the only copy of a weight, packed in a layout of its own, the weight is read through the
+    kernel: the image of the identity matrix is the weight, exactly. A kernel whose copy lies beside the parameter
+    (embeddings and output heads) gives a second entry, whose name goes on with `#packed`.
+    """
+    return {name: checksum(tensor) for name, tensor in _read_back(model)}
+
+
+def _read_back(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    fused_names: dict[str, list[str]] = getattr(model, "packed_modules_mapping", {})
+    first_names: dict[int, str] = {}
+    for module_name, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            own_name = f"{module_name}.{name}"
+            first_name = first_names.setdefault(id(parameter), own_name)
+            tied_mark = "" if first_name == own_name else f"@{module_name}"  # a tied head packs a copy of its own
+            for copy_mark, tensor in _copies(module, name, parameter):
+                for part_name, rows in _split_fused(first_name, module, tensor, fused_names):
+                    yield f"{part_name}{copy_mark}{tied_mark}", rows
+
+
+def _copies(module: nn.Module, name: str, parameter: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+    """The copies of one parameter that computation may read, each with the mark that its name gets."""
+    num_rows = module.org_vocab_size if isinstance(module, VocabParallelEmbedding) else None
+    if parameter.numel() > 0:
+        yield "", parameter[:num_rows]
+    if name == "weight" and hasattr(module, "cpu_linear"):
+        yield PACKED if parameter.numel() > 0 else "", _weight_of_packed_kernel(module)[:num_rows]
+
+
+@torch.no_grad()
+def _weight_of_packed_kernel(module: nn.Module) -> torch.Tensor:
+    num_inputs = module.embedding_dim if isinstance(module, VocabParallelEmbedding) else module.input_size_per_partition
+    identity = torch.eye(num_inputs, dtype=module.weight.dtype)
+    return module.cpu_linear(identity, module.weight, None).T.contiguous()
+
+
+def _split_fused(
+    name: str, module: nn.Module, tensor: torch.Tensor, fused_names: dict[str, list[str]]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Cut a fused projection (qkv, gate and up) into the parameters that it was fused from."""
+    module_name, _, leaf = name.rpartition(".")
+    parent, _, own_name = module_name.rpartition(".")
+    parts = fused_names.get(own_name)
+    if not parts:
+        yield name, tensor
+        return
+    for part, rows in zip(parts, tensor.split(list(module.output_sizes), dim=0), strict=True):
+        yield f"{parent}.{part}.{leaf}", rows

@@ -1,0 +1,116 @@
+"""Writes that either happen or do not: a hidden temporary name, fsync, rename, fsync of the folder.
+
+A full disk becomes `DiskFullError`, one clear line; what was complete before stays as it was.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rlsys.errors import RlsysError
+from rlsys.rundir.names import partial_path
+
+_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
+_FULL_TEXT = os.strerror(errno.ENOSPC)
+_NEARLY_FULL_BYTES = 1 << 20
+
+
+class DiskFullError(RlsysError):
+    """There is no room to write a file of the run. Exit code 1."""
+
+
+class clear_when_full(AbstractContextManager["clear_when_full"]):
+    """Turns whatever a writer raises for want of room into `DiskFullError` naming `path`.
+
+    Libraries report a full disk in their own ways (safetensors only in the text, torch only as a failed stream), so
+    the text and the room that is left count as well as the error number.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, Exception) and not isinstance(error, RlsysError) and self._is_full(error):
+            raise DiskFullError(
+                f"no space left on the disk while writing {self._path}; what was written before is intact: "
+                "free some space and continue with --resume"
+            ) from error
+
+    def _is_full(self, error: Exception) -> bool:
+        if isinstance(error, OSError) and error.errno is not None:
+            return error.errno in _FULL_ERRNOS
+        return _FULL_TEXT in str(error) or (
+            isinstance(error, RuntimeError) and shutil.disk_usage(self._path.parent).free < _NEARLY_FULL_BYTES
+        )
+
+
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write `content` to `path`, all of it or none.
+
+    Raises:
+        DiskFullError: there was no room; a file of that name that was there before is intact.
+    """
+    partial = partial_path(path)
+    with clear_when_full(path):
+        try:
+            with partial.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as indented JSON, atomically.
+
+    Raises:
+        DiskFullError: there was no room.
+        ValueError: a number is NaN or infinite, which JSON does not have.
+    """
+    write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` (renames, deletions) survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Make every file and name below `folder` survive a power cut."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            descriptor = os.open(Path(parent, name), os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        sync_folder(Path(parent))
+
+
+def remove(path: Path) -> None:
+    """Delete a file or folder; an interrupted deletion of a folder leaves a partial name, never a damaged folder."""
+    if not path.is_dir() or path.is_symlink():
+        path.unlink(missing_ok=True)
+        return
+    partial = partial_path(path) if not path.name.endswith(".partial") else path
+    if partial != path:
+        shutil.rmtree(partial, ignore_errors=True)
+        path.rename(partial)
+    shutil.rmtree(partial)

@@ -1,0 +1,89 @@
+"""`checkpoints/step-000100/{model/, state/, run_state.json}`: a folder of that name is complete, because the rename
+that gives it the name comes last. Older ones are deleted only after the new one is in place.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlsys.errors import RunDirError
+from rlsys.rundir.atomic import clear_when_full, remove, sync_folder, sync_tree, write_json
+from rlsys.rundir.names import partial_path, step_name, step_paths
+
+_RUN_STATE = "run_state.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A complete checkpoint: `Checkpoint(100, Path("runs/a/checkpoints/step-000100"))`."""
+
+    step: int
+    path: Path
+
+    @property
+    def model(self) -> Path:
+        """The Hugging Face folder."""
+        return self.path / "model"
+
+    def run_state(self) -> dict[str, Any]:
+        """What the loop gave to remember: step, policy version, prompt position, seeds.
+
+        Raises:
+            RunDirError: the file is missing or unreadable.
+        """
+        path = self.path / _RUN_STATE
+        try:
+            state: dict[str, Any] = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise RunDirError(
+                f"{path} cannot be read ({error}): delete this checkpoint to use the one before"
+            ) from error
+        return state
+
+
+def list_checkpoints(folder: Path) -> list[Checkpoint]:
+    """The complete checkpoints in `folder`, oldest first."""
+    return [Checkpoint(step, path) for step, path in step_paths(folder) if path.is_dir()]
+
+
+def latest_checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest complete checkpoint in `folder`."""
+    return max(list_checkpoints(folder), key=lambda checkpoint: checkpoint.step, default=None)
+
+
+@contextmanager
+def checkpoint_writer(folder: Path, step: int, run_state: Mapping[str, Any], *, keep_last: int) -> Iterator[Path]:
+    """Give a temporary folder to fill; on leaving it becomes `step-...`, then all but the last `keep_last` go.
+
+    If the body fails, nothing changes: the temporary folder is removed, the earlier checkpoints stay.
+
+    Raises:
+        DiskFullError: there was no room.
+        ValueError: the step has a checkpoint already, or `keep_last` is less than 1.
+    """
+    final = folder / step_name(step)
+    if keep_last < 1:
+        raise ValueError(f"keep_last is {keep_last}: at least one checkpoint must be kept")
+    if final.exists():
+        raise ValueError(f"{final} exists already")
+    partial = partial_path(final)
+    with clear_when_full(final):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+            write_json(partial / _RUN_STATE, dict(run_state))
+            sync_tree(partial)
+            partial.rename(final)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        sync_folder(folder)
+    for checkpoint in list_checkpoints(folder)[:-keep_last]:
+        remove(checkpoint.path)

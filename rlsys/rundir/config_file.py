@@ -1,0 +1,86 @@
+"""`config.yaml`: the resolved configuration of a run, and what of it may change when the run is resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlsys.errors import RunDirError
+from rlsys.rundir.atomic import write_bytes
+
+# Changing anything else would make the rows before and after the resume two different experiments.
+RESUMABLE_KEYS = ("num_steps", "evaluation.*", "checkpoint.*", "logging.*")
+
+_ABSENT = "(absent)"
+
+
+def write_config(path: Path, config: Mapping[str, Any]) -> None:
+    """Write a nested dict of plain values as YAML, atomically, in its own order."""
+    write_bytes(path, yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True).encode())
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The stored configuration.
+
+    Raises:
+        RunDirError: the file is damaged.
+    """
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (ValueError, yaml.YAMLError) as error:
+        raise RunDirError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+    if not isinstance(config, dict):
+        raise RunDirError(f"{path} holds no configuration")
+    return config
+
+
+def changed_keys(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted key -> (stored value, asked value) wherever two nested dicts differ: `{"learner.lr": (1e-4, 1e-3)}`."""
+    left, right = _flatten(_plain(stored)), _flatten(_plain(asked))
+    keys = [*left, *(key for key in right if key not in left)]
+    pairs = {key: (left.get(key, _ABSENT), right.get(key, _ABSENT)) for key in keys}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def check_resumable(folder: Path, changes: Mapping[str, tuple[Any, Any]]) -> None:
+    """Refuse a resume that would change what the run is.
+
+    Raises:
+        RunDirError: the first key of `changes` that is not in `RESUMABLE_KEYS`, with both values.
+    """
+    for key, (stored, asked) in changes.items():
+        if not _may_change(key):
+            raise RunDirError(
+                f"{key} is {asked} but the run in {folder} was started with {stored}: --resume may change only "
+                f"{', '.join(RESUMABLE_KEYS)}; start another run with run_dir= or name="
+            )
+
+
+def _may_change(key: str) -> bool:
+    return any(fnmatchcase(key, allowed) or allowed == f"{key}.*" for allowed in RESUMABLE_KEYS)
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, so that a configuration equals what YAML gives back of it."""
+    match value:
+        case Mapping():
+            return {str(key): _plain(entry) for key, entry in value.items()}
+        case list() | tuple():
+            return [_plain(entry) for entry in value]
+        case Path():
+            return str(value)
+        case _:
+            return value
+
+
+def _flatten(nested: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(nested, dict) or not nested:
+        return {prefix: nested} if prefix else {}
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        flat |= _flatten(value, f"{prefix}.{key}" if prefix else key)
+    return flat

@@ -1,0 +1,233 @@
+"""A run's folder: started once, never overwritten silently, resumed exactly.
+
+    config.yaml  manifest.json  metrics.jsonl  rollouts/  evals/  checkpoints/  logs/
+
+The order in which a step reaches the disk is what makes a resume exact: rollouts and evaluation, then the metrics row,
+then the checkpoint. So a checkpoint never knows of more than the other files do, and what is newer than it is removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from rlsys.errors import RunDirError
+from rlsys.rundir import checkpoints
+from rlsys.rundir import manifest as manifests
+from rlsys.rundir.atomic import clear_when_full, remove, write_json
+from rlsys.rundir.checkpoints import Checkpoint
+from rlsys.rundir.config_file import changed_keys, check_resumable, read_config, write_config
+from rlsys.rundir.evaluation_files import write_evaluation
+from rlsys.rundir.lock import WriterLock
+from rlsys.rundir.metrics_file import MetricsFile, read_metrics, truncate_metrics
+from rlsys.rundir.names import partial_paths, step_name, step_paths
+from rlsys.rundir.rollout_files import write_rollouts
+from rlsys.types import RolloutGroup, TokenScores, Verdict
+
+_CONFIG, _MANIFEST, _METRICS = "config.yaml", "manifest.json", "metrics.jsonl"
+_ROLLOUTS, _EVALS, _CHECKPOINTS, _LOGS = "rollouts", "evals", "checkpoints", "logs"
+_OWN_NAMES = {_CONFIG, _MANIFEST, _METRICS, _ROLLOUTS, _EVALS, _CHECKPOINTS, _LOGS, ".lock"}
+
+
+class RunDirectory:
+    """Where one run writes. Made by `create` or `resume`; closed when the run ends (`with` does it).
+
+    Attributes:
+        path: the folder.
+        metrics: the `MetricSink` of `metrics.jsonl`.
+        start: the checkpoint to continue from, None where the run begins at step 0.
+    """
+
+    def __init__(self, path: Path, lock: WriterLock, start: Checkpoint | None) -> None:
+        self.path = path
+        self.start = start
+        self.metrics = MetricsFile(path / _METRICS)
+        self._lock = lock
+
+    @classmethod
+    def create(cls, path: Path, config: Mapping[str, Any], manifest: Mapping[str, Any]) -> RunDirectory:
+        """Start a run in a new folder, or in one whose start failed before any work was done.
+
+        Raises:
+            RunDirError: `path` holds a run, is being written, holds other people's files, or cannot be made.
+            DiskFullError: there was no room.
+        """
+        check_can_start(path)
+        lock = _locked(path)
+        try:
+            check_can_start(path)
+            _remove_after(path, last_step=-1)
+            write_json(path / _MANIFEST, dict(manifest))
+            write_config(path / _CONFIG, config)
+            return cls(path, lock, start=None)
+        except BaseException:
+            lock.release()
+            raise
+
+    @classmethod
+    def resume(cls, path: Path, config: Mapping[str, Any], manifest: Mapping[str, Any] | None = None) -> RunDirectory:
+        """Continue a run from its newest complete checkpoint (from step 0 where it has none yet).
+
+        Everything written after that checkpoint is removed. `config` replaces the stored one; only `RESUMABLE_KEYS`
+        may differ. With a `manifest` of now, changed inputs are refused, and the resume is recorded.
+
+        Raises:
+            RunDirError: there is no run, it is being written, or `config` or an input is not what the run started with.
+            DiskFullError: there was no room.
+        """
+        changes = check_can_resume(path, config)
+        lock = _locked(path)
+        try:
+            stored = manifests.read_manifest(path / _MANIFEST)
+            if manifest is not None:
+                manifests.check_same_inputs(stored, manifest)
+            start = checkpoints.latest_checkpoint(path / _CHECKPOINTS)
+            _check_rows_reach(path, start)
+            _remove_after(path, start.step if start else -1)
+            from_step = start.step if start else 0
+            write_json(path / _MANIFEST, manifests.with_resume(stored, manifest, from_step, changes))
+            write_config(path / _CONFIG, config)
+            return cls(path, lock, start)
+        except BaseException:
+            lock.release()
+            raise
+
+    @property
+    def logs(self) -> Path:
+        """Where engines and libraries may write their own output."""
+        return self.path / _LOGS
+
+    def write_rollouts(
+        self,
+        step: int,
+        groups: Sequence[RolloutGroup],
+        *,
+        verdicts: Sequence[Sequence[Verdict]] | None = None,
+        old_scores: Sequence[Sequence[TokenScores]] | None = None,
+        reference_scores: Sequence[Sequence[TokenScores]] | None = None,
+        task_rewards: Sequence[Sequence[float]] | np.ndarray | None = None,
+        rewards: Sequence[Sequence[float]] | np.ndarray | None = None,
+        advantages: Sequence[Sequence[float]] | np.ndarray | None = None,
+    ) -> Path:
+        """Write `rollouts/step-....parquet`; see `rollout_files.write_rollouts`."""
+        path = self.path / _ROLLOUTS / step_name(step, ".parquet")
+        write_rollouts(
+            path,
+            step,
+            groups,
+            verdicts=verdicts,
+            old_scores=old_scores,
+            reference_scores=reference_scores,
+            task_rewards=task_rewards,
+            rewards=rewards,
+            advantages=advantages,
+        )
+        return path
+
+    def write_evaluation(self, step: int, evaluation: Mapping[str, Any]) -> Path:
+        """Write `evals/step-....json`; see `evaluation_files.write_evaluation`."""
+        path = self.path / _EVALS / step_name(step, ".json")
+        write_evaluation(path, evaluation)
+        return path
+
+    def checkpoint_writer(
+        self, step: int, run_state: Mapping[str, Any], *, keep_last: int
+    ) -> AbstractContextManager[Path]:
+        """A temporary folder that becomes the checkpoint of `step`; see `checkpoints.checkpoint_writer`."""
+        return checkpoints.checkpoint_writer(self.path / _CHECKPOINTS, step, run_state, keep_last=keep_last)
+
+    def latest_checkpoint(self) -> Checkpoint | None:
+        """The newest complete checkpoint."""
+        return checkpoints.latest_checkpoint(self.path / _CHECKPOINTS)
+
+    def close(self) -> None:
+        """Let go of the folder; a second call does nothing."""
+        self.metrics.close()
+        self._lock.release()
+
+    def __enter__(self) -> RunDirectory:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def holds_run(path: Path) -> bool:
+    """Whether work was done in `path`: a metrics row or a checkpoint is there."""
+    return bool(read_metrics(path / _METRICS)) or checkpoints.latest_checkpoint(path / _CHECKPOINTS) is not None
+
+
+def check_can_resume(path: Path, config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The keys that `config` changes of the run in `path`, which `RunDirectory.resume` would continue.
+
+    Raises:
+        RunDirError: there is no run, or a key differs that may not.
+    """
+    if not (path / _CONFIG).is_file():
+        raise RunDirError(f"{path} holds no run to resume: leave out --resume to start one")
+    changes = changed_keys(read_config(path / _CONFIG), config)
+    check_resumable(path, changes)
+    return changes
+
+
+def check_can_start(path: Path) -> None:
+    """Whether `RunDirectory.create` would take `path`.
+
+    Raises:
+        RunDirError: it holds a run or other files.
+    """
+    if path.exists() and not path.is_dir():
+        raise RunDirError(f"{path} is a file: choose another run_dir= or name=")
+    if not path.exists():
+        return
+    if holds_run(path):
+        raise RunDirError(f"{path} already holds a run: continue it with --resume, or choose another run_dir= or name=")
+    others = sorted(entry.name for entry in path.iterdir() if not _is_own(entry.name))
+    if not (path / _MANIFEST).exists():
+        others += [_CONFIG] if (path / _CONFIG).exists() else []
+    if others:
+        raise RunDirError(f"{path} holds other files ({others[0]}): choose another run_dir= or name=")
+
+
+def _is_own(name: str) -> bool:
+    return name in _OWN_NAMES or name.endswith(".partial")
+
+
+def _locked(path: Path) -> WriterLock:
+    try:
+        with clear_when_full(path):
+            for folder in (path, path / _ROLLOUTS, path / _EVALS, path / _CHECKPOINTS, path / _LOGS):
+                folder.mkdir(parents=True, exist_ok=True)
+            return WriterLock(path)
+    except OSError as error:
+        raise RunDirError(f"{path} cannot be written ({error.strerror}): choose another run_dir=") from None
+
+
+def _check_rows_reach(path: Path, start: Checkpoint | None) -> None:
+    """A checkpoint follows its step's metrics row: a row that is missing now was lost, and must not stay a hole."""
+    rows = read_metrics(path / _METRICS)
+    last_step = rows[-1]["step"] if rows else -1
+    if start is not None and last_step < start.step:
+        raise RunDirError(
+            f"{path / _METRICS} ends before step {start.step}, that of the newest checkpoint: restore the file, "
+            f"or delete {start.path} to continue from an earlier one"
+        )
+
+
+def _remove_after(path: Path, last_step: int) -> None:
+    """Bring the folder back to the state it had at `last_step` (-1: before the first row)."""
+    for folder in (path, path / _ROLLOUTS, path / _EVALS, path / _CHECKPOINTS):
+        for leftover in partial_paths(folder):
+            remove(leftover)
+    for folder in (path / _ROLLOUTS, path / _EVALS, path / _CHECKPOINTS):
+        for step, entry in step_paths(folder):
+            if step > last_step:
+                remove(entry)
+    truncate_metrics(path / _METRICS, last_step)

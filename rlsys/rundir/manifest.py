@@ -1,0 +1,92 @@
+"""`manifest.json`: what a result can be traced back to, and what must still be the same when a run is resumed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import rlsys
+from rlsys.errors import RunDirError
+from rlsys.rundir.hashes import hash_file, hash_token_ids, hash_weights
+from rlsys.rundir.machine import hardware, package_versions, source_state
+
+_OF_EACH_START = ("started_at", "argv", "source", "versions", "hardware")
+
+
+def collect_manifest(
+    *,
+    seed: int,
+    data_files: Iterable[Path] = (),
+    prompt_token_ids: Iterable[Sequence[int]] | None = None,
+    reference_model: Path | None = None,
+    argv: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Everything that identifies a start: time, command, seed, source, versions, hardware, hashes of the inputs.
+
+    `hashes` holds `data` (file as given -> hash), `prompt_tokens` and `reference_weights`, as far as they were given.
+
+    Raises:
+        RunDirError: a given file or model folder cannot be read.
+    """
+    hashes: dict[str, Any] = {"data": {str(path): hash_file(path) for path in data_files}}
+    if prompt_token_ids is not None:
+        hashes["prompt_tokens"] = hash_token_ids(prompt_token_ids)
+    if reference_model is not None:
+        hashes["reference_weights"] = hash_weights(reference_model)
+    return {
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "argv": list(sys.argv if argv is None else argv),
+        "seed": seed,
+        "source": source_state(Path(rlsys.__file__).parent),
+        "versions": package_versions(),
+        "hardware": hardware(),
+        "hashes": hashes,
+    }
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The stored manifest.
+
+    Raises:
+        RunDirError: it is missing or damaged.
+    """
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RunDirError(f"{path} cannot be read: {error}") from None
+    return manifest
+
+
+def check_same_inputs(stored: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    """Refuse to resume on inputs that changed since the run was started.
+
+    Raises:
+        RunDirError: the data file, the prompt tokens or the reference weights that have another hash now.
+    """
+    before, now = _named_hashes(stored), _named_hashes(current)
+    for name in before.keys() & now.keys():
+        if before[name] != now[name]:
+            raise RunDirError(f"{name} changed since the run was started: restore it, or start another run with name=")
+
+
+def with_resume(
+    stored: Mapping[str, Any], current: Mapping[str, Any] | None, from_step: int, changes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The stored manifest with one more entry under `resumes`: from which step, with what changed, on what."""
+    entry: dict[str, Any] = {
+        "from_step": from_step,
+        "changed_config": {key: list(pair) for key, pair in changes.items()},
+    }
+    if current is not None:
+        entry |= {key: current[key] for key in _OF_EACH_START if key in current}
+    return {**stored, "resumes": [*stored.get("resumes", ()), entry]}
+
+
+def _named_hashes(manifest: Mapping[str, Any]) -> dict[str, str]:
+    hashes = manifest.get("hashes", {})
+    named = {key.replace("_", " "): value for key, value in hashes.items() if isinstance(value, str)}
+    return named | dict(hashes.get("data", {}))

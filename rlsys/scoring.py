@@ -1,0 +1,114 @@
+"""What a causal LM says of completions: the one path to log-probs, shared by the learner and the frozen reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from rlsys.algorithms.logprobs import entropy, token_logprobs
+from rlsys.data.packing import Microbatch, Sequenced, build_microbatch
+from rlsys.errors import ConfigError
+from rlsys.types import TokenScores
+
+_LOGITS_PER_CHUNK = 1 << 26  # elements of [tokens x vocabulary] that exist at once: 256 MiB in float32
+
+
+class CompletionScorer(nn.Module):
+    """A causal LM that answers only for completion tokens: prompts never reach the output head."""
+
+    def __init__(self, language_model: nn.Module) -> None:
+        super().__init__()
+        self.language_model = language_model
+
+    def forward(self, microbatch: Microbatch, with_entropy: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Log-probs and entropies of the completion tokens, in nats, at temperature 1.
+
+        Returns:
+            float32 [B T], zero where `completion_mask` is false; entropies are None unless asked for.
+        """
+        backbone = self.language_model.get_decoder()
+        hidden = backbone(input_ids=microbatch.input_ids, use_cache=False).last_hidden_state
+        hidden = hidden.flatten(0, 1)[microbatch.predicting_positions]
+        targets = microbatch.completion_ids[microbatch.completion_mask]
+        logprobs, entropies = self._score_hidden(hidden, targets, with_entropy)
+        padded = _scatter(logprobs, microbatch.completion_mask)
+        return padded, None if entropies is None else _scatter(entropies, microbatch.completion_mask)
+
+    def _score_hidden(
+        self, hidden: torch.Tensor, targets: torch.Tensor, with_entropy: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """In chunks of tokens, recomputed in the backward pass, so that [tokens x vocabulary] never exists whole."""
+        vocabulary = self.language_model.config.vocab_size
+        chunk = max(1, _LOGITS_PER_CHUNK // vocabulary)
+        parts = []
+        for start in range(0, len(targets), chunk):
+            arguments = hidden[start : start + chunk], targets[start : start + chunk], with_entropy
+            if torch.is_grad_enabled() and len(targets) > chunk:
+                parts.append(checkpoint(self._score_chunk, *arguments, use_reentrant=False))
+            else:
+                parts.append(self._score_chunk(*arguments))
+        logprobs = torch.cat([part[0] for part in parts])
+        return logprobs, torch.cat([part[1] for part in parts]) if with_entropy else None
+
+    def _score_chunk(
+        self, hidden: torch.Tensor, targets: torch.Tensor, with_entropy: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        logits = self.language_model.get_output_embeddings()(hidden).float()
+        return token_logprobs(logits, targets), entropy(logits) if with_entropy else None
+
+
+def _scatter(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
+
+
+def load_language_model(path: str, dtype: str) -> nn.Module:
+    """A Hugging Face causal LM in evaluation mode (no dropout), safetensors only, no remote code.
+
+    Raises:
+        ConfigError: the folder is not a model.
+    """
+    from transformers import AutoModelForCausalLM
+
+    check_model_path(path)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=getattr(torch, dtype), attn_implementation="sdpa", use_safetensors=True
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model.path {path!r} does not load: {' '.join(str(error).split())}") from None
+    return model.eval()
+
+
+def check_model_path(path: str) -> None:
+    """A path that looks local must be a folder with a config.json.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    folder = Path(path)
+    looks_local = folder.is_absolute() or path.startswith(".") or path.count("/") != 1 or folder.exists()
+    if looks_local and not (folder / "config.json").is_file():
+        made_by = "; `rlsys world arithmetic` makes it" if "worlds/arithmetic" in path else ""
+        raise ConfigError(f"model.path {path!r}: no model there (no config.json){made_by}")
+
+
+@torch.no_grad()
+def score_microbatch(scorer: nn.Module, sequences: Sequence[Sequenced], device: torch.device) -> list[TokenScores]:
+    """Score the sequences of one microbatch together.
+
+    Returns:
+        Per sequence, log-probs and entropies of its completion tokens [T].
+    """
+    if not sequences:
+        return []
+    logprobs, entropies = scorer(build_microbatch(sequences).to(device), with_entropy=True)
+    lengths = [len(sequence.completion_ids) for sequence in sequences]
+    logprob_rows, entropy_rows = logprobs.cpu().numpy(), entropies.cpu().numpy()
+    return [
+        TokenScores(logprob_rows[row, :length].copy(), entropy_rows[row, :length].copy())
+        for row, length in enumerate(lengths)
+    ]

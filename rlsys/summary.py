@@ -1,0 +1,41 @@
+"""What a run came to, in a few lines for the person who started it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rlsys.config import Config
+from rlsys.rundir.evaluation_files import read_evaluation
+from rlsys.rundir.names import step_name, step_paths
+
+
+def describe_run(config: Config, last_step: int) -> str:
+    """First and last evaluation with 95 % intervals over problems, and where the files are."""
+    path = config.path
+    lines = [f"{config.name}: {last_step} of {config.num_steps} steps done"]
+    evaluations = [read_evaluation(file) for _, file in step_paths(path / "evals")]
+    if evaluations:
+        base, last = evaluations[0], evaluations[-1]
+        lines.append(f"held-out problems solved ({len(last['problems'])} problems x {last['num_samples']} samples)")
+        lines += [f"  {_comparison(k, base, last)}" for k in _shown(last)]
+    places = [
+        ("metrics", path / "metrics.jsonl"),
+        ("rollouts", path / "rollouts"),
+        ("model", path / "checkpoints" / step_name(last_step) / "model"),
+    ]
+    lines += [f"{label:<9} {place}" for label, place in places if place.exists()]
+    return "\n".join(lines)
+
+
+def _shown(evaluation: dict[str, Any]) -> list[str]:
+    ks = list(evaluation["pass@k"])
+    return [ks[0], ks[-1]] if len(ks) > 1 else ks
+
+
+def _comparison(k: str, base: dict[str, Any], last: dict[str, Any]) -> str:
+    entries = [evaluation["pass@k"].get(k) for evaluation in (base, last)]
+    texts = [
+        f"{entry['value']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]" if entry else "not measured"
+        for entry in entries
+    ]
+    return f"{f'pass@{k}':<8} base {texts[0]}  ->  trained {texts[1]}"

@@ -1,0 +1,82 @@
+"""How weights are cut into buckets and how two holders prove that they hold the same: pure functions of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+_ALIGNMENT = 16  # bytes; every tensor starts where any dtype may start
+_CHUNK = 1 << 22  # elements hashed at once: bounds the int64 copies
+_INTEGER_OF_ITEMSIZE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSlot:
+    """Where one named tensor lies in a bucket: `TensorSlot("model.norm.weight", "float32", (128,), 4096)`."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """Some tensors as one flat uint8 array, so that a transport moves few large pieces instead of many small ones."""
+
+    slots: tuple[TensorSlot, ...]
+    data: torch.Tensor  # uint8 [num_bytes]
+
+
+def fill_buckets(named_tensors: Iterable[tuple[str, torch.Tensor]], bucket_bytes: int) -> Iterator[Bucket]:
+    """Pack tensors, in order, into buckets of about `bucket_bytes`; a larger tensor gets a bucket of its own."""
+    pending: list[tuple[str, torch.Tensor]] = []
+    size = 0
+    for name, tensor in named_tensors:
+        num_bytes = tensor.numel() * tensor.element_size()
+        if pending and size + num_bytes > bucket_bytes:
+            yield _pack(pending)
+            pending, size = [], 0
+        pending.append((name, tensor))
+        size += num_bytes
+    if pending:
+        yield _pack(pending)
+
+
+def _pack(named_tensors: Sequence[tuple[str, torch.Tensor]]) -> Bucket:
+    slots, offset = [], 0
+    for name, tensor in named_tensors:
+        slots.append(TensorSlot(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), offset))
+        offset += -(-tensor.numel() * tensor.element_size() // _ALIGNMENT) * _ALIGNMENT
+    data = torch.zeros(offset, dtype=torch.uint8)
+    for slot, (_, tensor) in zip(slots, named_tensors, strict=True):
+        flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        data[slot.offset : slot.offset + flat.numel()] = flat
+    return Bucket(tuple(slots), data)
+
+
+def open_bucket(bucket: Bucket) -> Iterator[tuple[str, torch.Tensor]]:
+    """The named tensors of a bucket, as views of its data."""
+    for slot in bucket.slots:
+        dtype = getattr(torch, slot.dtype)
+        numel = torch.Size(slot.shape).numel()
+        raw = bucket.data[slot.offset : slot.offset + numel * dtype.itemsize]
+        yield slot.name, raw.view(dtype).reshape(slot.shape)
+
+
+def checksum(tensor: torch.Tensor) -> int:
+    """A 64-bit checksum of a tensor's bits, in element order, the same on every device.
+
+    The sum over elements of bits_i * (2 * h(i) + 1) modulo 2^64, with h a multiplicative hash of the position.
+    The weights are odd, so any change of a single element, to whatever value, changes the sum.
+    """
+    bits = tensor.detach().contiguous().reshape(-1).view(_INTEGER_OF_ITEMSIZE[tensor.element_size()])
+    total = 0
+    for start in range(0, bits.numel(), _CHUNK):
+        chunk = bits[start : start + _CHUNK].to(torch.int64)
+        position = torch.arange(start, start + chunk.numel(), dtype=torch.int64, device=chunk.device)
+        weight = ((position + 1) * 0x1E3779B97F4A7C15) | 1
+        total += int((chunk * weight).sum().item())
+    return total & ((1 << 64) - 1)

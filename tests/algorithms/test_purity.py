@@ -1,0 +1,33 @@
+"""The math can be taken out of rlsys: at run time it imports torch, the standard library, and itself."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "rlsys"
+FILES = [*sorted((PACKAGE / "algorithms").glob("*.py")), PACKAGE / "rewards" / "regimes.py"]
+
+
+def run_time_imports(node: ast.AST) -> set[str]:
+    if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+        return set().union(*(run_time_imports(child) for child in node.orelse))
+    if isinstance(node, ast.Import):
+        return {alias.name for alias in node.names}
+    if isinstance(node, ast.ImportFrom):
+        return {node.module or "."}
+    return set().union(*(run_time_imports(child) for child in ast.iter_child_nodes(node)))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_run_time_imports(file: Path) -> None:
+    imports = run_time_imports(ast.parse(file.read_text()))
+    foreign = {
+        name
+        for name in imports
+        if name.split(".")[0] not in sys.stdlib_module_names | {"torch"} and not name.startswith("rlsys.algorithms")
+    }
+    assert foreign == set()

@@ -1,0 +1,175 @@
+"""Metric keys: hand-computed numbers, laws, and absence instead of nonsense."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from rlsys.observe.metrics import (
+    kl_metrics,
+    logprob_gap_max,
+    offpolicy_metrics,
+    policy_age_max,
+    reward_metrics,
+    rollout_metrics,
+    verdict_metrics,
+)
+from rlsys.types import Prompt, Rollout, RolloutGroup, TokenScores, Verdict
+
+
+def _group(prompt_id: str, lengths: Sequence[int], version: int = 0) -> RolloutGroup:
+    rollouts = tuple(
+        Rollout(
+            prompt_ids=np.zeros(2, np.int32),
+            completion_ids=np.zeros(length, np.int32),
+            rollout_logprobs=np.zeros(length, np.float32),
+            text="",
+            finish_reason="length" if length == 4 else "stop",
+            policy_version=version,
+            sample_index=index,
+            seed=index,
+        )
+        for index, length in enumerate(lengths)
+    )
+    return RolloutGroup(Prompt(prompt_id, "", (0, 0), ""), rollouts)
+
+
+def _scores(group: RolloutGroup, logprob: float, entropy: float) -> list[TokenScores]:
+    sizes = [len(rollout.completion_ids) for rollout in group.rollouts]
+    return [TokenScores(np.full(n, logprob, np.float32), np.full(n, entropy, np.float32)) for n in sizes]
+
+
+def _verdicts(text: str) -> list[Verdict]:
+    return [Verdict({"c": "correct", "w": "wrong", "u": "undecided"}[letter], "") for letter in text]  # type: ignore[arg-type]
+
+
+def test_a_whole_step_by_hand() -> None:
+    groups = [_group("a", [1, 2]), _group("b", [4, 1])]
+    metrics = rollout_metrics(
+        groups,
+        verdicts=[_verdicts("cw"), _verdicts("uc")],
+        rewards=[[1.0, 0.0], [math.nan, 1.0]],
+        old_scores=[_scores(groups[0], -0.5, 1.0), _scores(groups[1], -0.5, 3.0)],
+        reference_scores=[_scores(groups[0], -1.0, 0.0), _scores(groups[1], -0.75, 0.0)],
+        loss_mask=[[1, 1], [0, 1]],
+    )
+    # L_pi = -0.5 * (1, 2, 4, 1), L_ref = (-1, -2, -3, -0.75), differences (0.5, 1, 1, 0.25) with mean 0.6875;
+    # residual sums by prompt are +0.125 and -0.125, so se = sqrt(2/1 * 2 * 0.125^2) / 4.
+    assert metrics == pytest.approx(
+        {
+            "reward/mean": 2 / 3,
+            "reward/std": math.sqrt(0.5),
+            "reward/task": 2 / 3,
+            "reward/undecided_fraction": 0.25,
+            "reward/policy_logprob": -1.0,
+            "reward/reference_logprob": -1.6875,
+            "policy/kl_to_reference": 0.6875,
+            "policy/kl_to_reference_se": 0.0625,
+            "policy/entropy": (3 * 1.0 + 5 * 3.0) / 8,
+            "completion/length_mean": 2.0,
+            "completion/truncated_fraction": 0.25,
+        }
+    )
+    assert all(type(value) is float for value in metrics.values())
+
+
+def test_what_was_not_computed_has_no_key() -> None:
+    groups = [_group("a", [1, 2])]
+    assert set(rollout_metrics(groups)) == {"completion/length_mean", "completion/truncated_fraction"}
+    metrics = rollout_metrics(groups, reference_scores=[_scores(groups[0], -1.0, 0.0)])
+    assert "reward/reference_logprob" in metrics
+    assert "policy/kl_to_reference" not in metrics
+    assert rollout_metrics([]) == {}
+
+
+def test_identical_scores_give_a_divergence_of_exactly_zero() -> None:
+    groups = [_group("a", [3, 2]), _group("b", [4, 4])]
+    scores = [_scores(group, -0.1, 1.0) for group in groups]
+    metrics = rollout_metrics(groups, old_scores=scores, reference_scores=scores)
+    assert metrics["policy/kl_to_reference"] == 0.0
+    assert metrics["policy/kl_to_reference_se"] == 0.0
+
+
+def test_the_standard_error_knows_clusters() -> None:
+    rng = np.random.default_rng(0)
+    shared = np.repeat(rng.normal(size=64), 8)
+    independent = rng.normal(size=512)
+    own = [str(index) for index in range(512)]
+    prompts = [str(index // 8) for index in range(512)]
+    classic = shared.std(ddof=1) / math.sqrt(512)
+    assert kl_metrics(shared, own)["policy/kl_to_reference_se"] == pytest.approx(classic)
+    # Eight copies of one value are one observation: the error is that of 64, not of 512.
+    assert kl_metrics(shared, prompts)["policy/kl_to_reference_se"] == pytest.approx(shared[::8].std(ddof=1) / 8)
+    ratio = kl_metrics(independent, prompts)["policy/kl_to_reference_se"] / (independent.std(ddof=1) / math.sqrt(512))
+    assert 0.7 < ratio < 1.4
+    assert "policy/kl_to_reference_se" not in kl_metrics(shared[:8], prompts[:8])
+
+
+def test_long_sums_are_taken_in_double_precision() -> None:
+    group = _group("a", [4_000_000 // 4])
+    policy, reference = np.full(1_000_000, -10.0, np.float32), np.full(1_000_000, -10.0, np.float32)
+    policy[0] = np.float32(-10.0 + 1e-3)
+    entropies = np.zeros(1_000_000, np.float32)
+    metrics = rollout_metrics(
+        [group], old_scores=[[TokenScores(policy, entropies)]], reference_scores=[[TokenScores(reference, entropies)]]
+    )
+    assert metrics["policy/kl_to_reference"] == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_groups_with_fewer_than_two_rewards_have_no_deviation() -> None:
+    assert reward_metrics([[1.0], [2.0, 4.0]]) == {"reward/mean": 7 / 3, "reward/std": math.sqrt(2.0)}
+    assert reward_metrics([[1.0, 2.0]], [[0, 1]]) == {"reward/mean": 2.0}
+    assert reward_metrics([[math.nan]], [[0]]) == {}
+
+
+def test_a_step_of_undecided_verdicts_has_no_task_reward() -> None:
+    assert verdict_metrics([_verdicts("uu")]) == {"reward/undecided_fraction": 1.0}
+
+
+def test_age_is_that_of_the_oldest_rollout() -> None:
+    assert policy_age_max([_group("a", [1], version=7), _group("b", [1], version=4)], learner_version=7) == 3
+    assert policy_age_max([], learner_version=7) == 0
+
+
+def test_importance_weights_by_hand() -> None:
+    old = [np.log(np.array([1.0, 4.0])), np.log(np.array([1.0]))]
+    rollout = [np.zeros(2), np.zeros(1)]
+    assert offpolicy_metrics(old, rollout, cap=2.0) == pytest.approx(
+        {"offpolicy/importance_mean": 2.0, "offpolicy/clipped_fraction": 1 / 3, "offpolicy/ess": 36 / (3 * 18)}
+    )
+    shares = [offpolicy_metrics(old, rollout, cap)["offpolicy/clipped_fraction"] for cap in (0.9, 1.1, 3.9, 4.1)]
+    assert shares == [1.0, 1 / 3, 1 / 3, 0.0]
+    assert offpolicy_metrics(rollout, rollout, cap=2.0) == {
+        "offpolicy/importance_mean": 1.0,
+        "offpolicy/clipped_fraction": 0.0,
+        "offpolicy/ess": 1.0,
+    }
+    assert offpolicy_metrics([], [], cap=2.0) == {}
+
+
+def test_one_enormous_weight_is_one_effective_token() -> None:
+    metrics = offpolicy_metrics([np.array([1000.0, 0.0, 0.0, 0.0])], [np.zeros(4)], cap=20.0)
+    assert metrics["offpolicy/ess"] == 0.25
+    assert metrics["offpolicy/clipped_fraction"] == 0.25
+
+
+def test_the_gap_is_the_largest_of_either_sign() -> None:
+    old = [np.array([-1.0, -2.0], np.float32), np.array([-3.0], np.float32)]
+    rollout = [np.array([-1.0, -2.25], np.float32), np.array([-2.5], np.float32)]
+    assert logprob_gap_max(old, rollout) == 0.5
+    assert logprob_gap_max(rollout, old) == 0.5
+    assert logprob_gap_max([], []) == 0.0
+
+
+@pytest.mark.parametrize("bad", [math.nan, -math.inf, math.inf])
+def test_a_gap_that_is_no_number_trips_every_bound(bad: float) -> None:
+    assert logprob_gap_max([np.array([0.0, bad])], [np.array([0.0, -1.0])]) == math.inf
+    assert logprob_gap_max([np.array([bad])], [np.array([bad])]) == math.inf
+
+
+def test_log_probs_of_other_tokens_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"rollout 1 have shapes \(2,\) and \(3,\)"):
+        logprob_gap_max([np.zeros(1), np.zeros(2)], [np.zeros(1), np.zeros(3)])
