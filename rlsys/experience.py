@@ -111,14 +111,16 @@ def judge(
     objective: Objective,
     deadline_seconds: float,
 ) -> Experience:
-    """Grade and score the rollouts, all at once, and turn that into rewards and advantages."""
+    """Grade and score the rollouts, and turn that into rewards and advantages.
+
+    Grading goes on beside the scoring. Reference and policy share a device, so they score one after the other: at once,
+    their threads would spend the time waiting for each other.
+    """
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     grading = grader.grade(groups)
-    reference_scoring = reference.score(rollouts)
-    policy_scoring = learner.score(rollouts)
+    reference_scores = reference.score(rollouts).result(deadline_seconds)
+    old_scores = learner.score(rollouts).result(deadline_seconds)
     verdicts = grading.result(deadline_seconds)
-    reference_scores = reference_scoring.result(deadline_seconds)
-    old_scores = policy_scoring.result(deadline_seconds)
 
     signals = gather_signals([verdict for group in verdicts for verdict in group], reference_scores, old_scores)
     shape = (len(groups), len(groups[0].rollouts))

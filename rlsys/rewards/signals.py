@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def gather_signals(
     )
 
 
-def _pad(rows: Sequence) -> torch.Tensor:
-    tensors = [torch.from_numpy(row).to(torch.float64) for row in rows]
-    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True)
+def _pad(rows: Sequence[np.ndarray]) -> torch.Tensor:
+    padded = np.zeros((len(rows), max(len(row) for row in rows)))
+    for index, row in enumerate(rows):
+        padded[index, : len(row)] = row
+    return torch.from_numpy(padded)

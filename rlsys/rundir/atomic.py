@@ -53,8 +53,11 @@ class clear_when_full(AbstractContextManager["clear_when_full"]):
         )
 
 
-def write_bytes(path: Path, content: bytes | memoryview) -> None:
+def write_bytes(path: Path, content: bytes | memoryview, *, sync: bool = True) -> None:
     """Write `content` to `path`, all of it or none.
+
+    Args:
+        sync: whether it must survive a power cut from now on; a killed process loses nothing either way.
 
     Raises:
         DiskFullError: there was no room; a file of that name that was there before is intact.
@@ -65,12 +68,14 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
             with partial.open("wb") as file:
                 file.write(content)
                 file.flush()
-                os.fsync(file.fileno())
+                if sync:
+                    os.fsync(file.fileno())
             partial.replace(path)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
-        sync_folder(path.parent)
+        if sync:
+            sync_path(path.parent)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -83,9 +88,9 @@ def write_json(path: Path, content: Any) -> None:
     write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` (renames, deletions) survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync_path(path: Path) -> None:
+    """Make a file's content, or the names in a folder (renames, deletions), survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -96,12 +101,8 @@ def sync_tree(folder: Path) -> None:
     """Make every file and name below `folder` survive a power cut."""
     for parent, _, names in os.walk(folder):
         for name in names:
-            descriptor = os.open(Path(parent, name), os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        sync_folder(Path(parent))
+            sync_path(Path(parent, name))
+        sync_path(Path(parent))
 
 
 def remove(path: Path) -> None:

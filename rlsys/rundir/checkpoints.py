@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rlsys.errors import RunDirError
-from rlsys.rundir.atomic import clear_when_full, remove, sync_folder, sync_tree, write_json
+from rlsys.rundir.atomic import clear_when_full, remove, sync_path, sync_tree, write_json
 from rlsys.rundir.names import partial_path, step_name, step_paths
 
 _RUN_STATE = "run_state.json"
@@ -84,6 +84,6 @@ def checkpoint_writer(folder: Path, step: int, run_state: Mapping[str, Any], *, 
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-        sync_folder(folder)
+        sync_path(folder)
     for checkpoint in list_checkpoints(folder)[:-keep_last]:
         remove(checkpoint.path)

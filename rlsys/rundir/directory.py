@@ -19,7 +19,7 @@ import numpy as np
 from rlsys.errors import RunDirError
 from rlsys.rundir import checkpoints
 from rlsys.rundir import manifest as manifests
-from rlsys.rundir.atomic import clear_when_full, remove, write_json
+from rlsys.rundir.atomic import clear_when_full, remove, sync_tree, write_json
 from rlsys.rundir.checkpoints import Checkpoint
 from rlsys.rundir.config_file import changed_keys, check_resumable, read_config, write_config
 from rlsys.rundir.evaluation_files import write_evaluation
@@ -138,7 +138,13 @@ class RunDirectory:
     def checkpoint_writer(
         self, step: int, run_state: Mapping[str, Any], *, keep_last: int
     ) -> AbstractContextManager[Path]:
-        """A temporary folder that becomes the checkpoint of `step`; see `checkpoints.checkpoint_writer`."""
+        """A temporary folder that becomes the checkpoint of `step`; see `checkpoints.checkpoint_writer`.
+
+        What the steps before it wrote is made to survive a power cut first: rows and rollouts are not synced one by
+        one.
+        """
+        sync_tree(self.path / _ROLLOUTS)
+        self.metrics.sync()
         return checkpoints.checkpoint_writer(self.path / _CHECKPOINTS, step, run_state, keep_last=keep_last)
 
     def latest_checkpoint(self) -> Checkpoint | None:

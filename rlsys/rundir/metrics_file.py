@@ -44,6 +44,10 @@ class MetricsFile:
             self._append(line.encode())
         self._last_step = step
 
+    def sync(self) -> None:
+        """Make the rows so far survive a power cut."""
+        os.fsync(self._descriptor)
+
     def close(self) -> None:
         """Release the file; a second call does nothing."""
         if self._descriptor >= 0:
@@ -56,7 +60,6 @@ class MetricsFile:
             written = 0
             while written < len(line):
                 written += os.write(self._descriptor, line[written:])
-            os.fsync(self._descriptor)
         except OSError:
             with suppress(OSError):
                 os.ftruncate(self._descriptor, size)

@@ -86,7 +86,7 @@ def write_rollouts(
     buffer = pa.BufferOutputStream()
     # Encoded in memory, so that a full disk is met, and reported, in one place for all files.
     pq.write_table(pa.table(columns, schema=ROLLOUT_SCHEMA), buffer, compression="zstd")
-    write_bytes(path, memoryview(buffer.getvalue()))
+    write_bytes(path, memoryview(buffer.getvalue()), sync=False)
 
 
 def read_rollouts(path: Path) -> pa.Table:
