@@ -10,14 +10,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from rlsys.actors.grader_actor import RemoteGraderActor
 from rlsys.actors.learner_actor import RemoteLearnerActor
 from rlsys.actors.placement import ActorSlot, ClusterResources, PlacementPlan, plan_placement
-from rlsys.actors.pools import ActorFactory, GraderPool, LearnerGroup, ReferencePool, RolloutPool
-from rlsys.actors.reward_actor import RemoteGraderActor, RemoteReferenceActor
+from rlsys.actors.pools import Actor, ActorFactory, GraderPool, LearnerGroup, ReferencePool, RolloutPool
+from rlsys.actors.reference_actor import RemoteReferenceActor
 from rlsys.actors.rollout_actor import RemoteRolloutActor
 from rlsys.algorithms import advantages
 from rlsys.config import Config
@@ -224,7 +224,7 @@ def _starter(
     """A function that starts member `index` of a pool in its slot; called again, it starts a replacement."""
     slots = placement.of_kind(kind)
 
-    def start(index: int) -> ray.actor.ActorHandle:
+    def start(index: int) -> Actor:
         slot = slots[index]
         log_file = str(logs / f"{kind}-{index}.log") if logs else None
         return actor_class.options(

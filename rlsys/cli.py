@@ -33,12 +33,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _train(options: argparse.Namespace) -> int:
     from rlsys.config import load_config
     from rlsys.interrupts import Interrupts
+    from rlsys.session import run_training
+    from rlsys.summary import describe_run
 
     config = load_config(options.config, options.overrides)
     with Interrupts() as interrupts:
-        from rlsys.session import run_training
-        from rlsys.summary import describe_run
-
         last_step = run_training(config, options.resume, interrupts)
         print(describe_run(config, last_step))
         if interrupts.signal_number is not None and last_step < config.num_steps:
@@ -51,9 +50,9 @@ def _plan(options: argparse.Namespace) -> int:
     from rlsys.actors.placement import plan_placement
     from rlsys.build import load_prompts
     from rlsys.config import load_config
+    from rlsys.model_folder import check_model_path
     from rlsys.plan import describe_plan
     from rlsys.ray_session import find_resources
-    from rlsys.scoring import check_model_path
 
     config = load_config(options.config, options.overrides)
     check_model_path(config.model.path)

@@ -6,6 +6,8 @@ import signal
 from collections.abc import Callable
 from types import FrameType, TracebackType
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 class Interrupted(BaseException):
     """Raised where there is no step to finish, or at the second signal. `exit_code` is the shell's for the signal."""
@@ -31,9 +33,15 @@ class Interrupts:
         self._on_first = on_first
 
     def __enter__(self) -> Interrupts:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._handle)
+        for number in _SIGNALS:
+            self._previous[number] = signal.getsignal(number)
+        self.take_over()
         return self
+
+    def take_over(self) -> None:
+        """Become the handler, again where a library has put its own in place (`ray.init` does for SIGTERM)."""
+        for number in _SIGNALS:
+            signal.signal(number, self._handle)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

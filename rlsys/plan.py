@@ -26,7 +26,8 @@ def _batch_lines(config: Config, num_train_prompts: int, max_prompt_tokens: int)
         f"{config.name}: regime {config.regime.name}, {config.num_steps} steps, into {config.path}",
         "",
         "batch, per step",
-        f"  prompts        {rollout.num_prompts_per_step}  of {num_train_prompts} ({steps_per_epoch} steps are one epoch)",
+        f"  prompts        {rollout.num_prompts_per_step}  of {num_train_prompts} "
+        f"({steps_per_epoch} steps are one epoch)",
         f"  completions    x {rollout.group_size}  of at most {rollout.max_completion_tokens} tokens, "
         f"after prompts of at most {max_prompt_tokens}",
         f"  rollouts       = {num_rollouts}  of at most {most_tokens:,} tokens, prompts included",

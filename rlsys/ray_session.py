@@ -55,7 +55,7 @@ def cluster_resources() -> ClusterResources:
 
 
 def find_resources() -> ClusterResources:
-    """What a run would find: the cluster of `RAY_ADDRESS` where that is set, else this machine, without starting Ray."""
+    """What a run would find: the cluster of `RAY_ADDRESS`, or else this machine, without starting Ray."""
     if "RAY_ADDRESS" in os.environ:
         with ray_session() as session:
             return session.resources
@@ -63,7 +63,7 @@ def find_resources() -> ClusterResources:
     from ray._private.utils import get_num_cpus
 
     num_gpus = NvidiaGPUAcceleratorManager.get_current_node_num_accelerators()
-    return ClusterResources(num_cpus=get_num_cpus(), num_gpus=num_gpus)
+    return ClusterResources(num_cpus=int(get_num_cpus()), num_gpus=num_gpus)
 
 
 def _dashboard_url(context: object) -> str | None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from rlsys.algorithms.logprobs import entropy, token_logprobs
-from rlsys.data.packing import Microbatch, Sequenced, build_microbatch
+from rlsys.data.packing import Microbatch, build_microbatch
 from rlsys.errors import ConfigError
-from rlsys.types import TokenScores
+from rlsys.model_folder import check_model_path
+from rlsys.types import Rollout, TokenScores
 
 _LOGITS_PER_CHUNK = 1 << 26  # elements of [tokens x vocabulary] that exist at once: 256 MiB in float32
 
@@ -20,9 +21,10 @@ _LOGITS_PER_CHUNK = 1 << 26  # elements of [tokens x vocabulary] that exist at o
 class CompletionScorer(nn.Module):
     """A causal LM that answers only for completion tokens: prompts never reach the output head."""
 
-    def __init__(self, language_model: nn.Module) -> None:
+    def __init__(self, language_model: Any) -> None:
         super().__init__()
         self.language_model = language_model
+        self._vocab_size: int = language_model.config.vocab_size
 
     def forward(self, microbatch: Microbatch, with_entropy: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Log-probs and entropies of the completion tokens, in nats, at temperature 1.
@@ -42,8 +44,7 @@ class CompletionScorer(nn.Module):
         self, hidden: torch.Tensor, targets: torch.Tensor, with_entropy: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """In chunks of tokens, recomputed in the backward pass, so that [tokens x vocabulary] never exists whole."""
-        vocabulary = self.language_model.config.vocab_size
-        chunk = max(1, _LOGITS_PER_CHUNK // vocabulary)
+        chunk = max(1, _LOGITS_PER_CHUNK // self._vocab_size)
         parts = []
         for start in range(0, len(targets), chunk):
             arguments = hidden[start : start + chunk], targets[start : start + chunk], with_entropy
@@ -83,30 +84,17 @@ def load_language_model(path: str, dtype: str) -> nn.Module:
     return model.eval()
 
 
-def check_model_path(path: str) -> None:
-    """A path that looks local must be a folder with a config.json.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    folder = Path(path)
-    looks_local = folder.is_absolute() or path.startswith(".") or path.count("/") != 1 or folder.exists()
-    if looks_local and not (folder / "config.json").is_file():
-        made_by = "; `rlsys world arithmetic` makes it" if "worlds/arithmetic" in path else ""
-        raise ConfigError(f"model.path {path!r}: no model there (no config.json){made_by}")
-
-
 @torch.no_grad()
-def score_microbatch(scorer: nn.Module, sequences: Sequence[Sequenced], device: torch.device) -> list[TokenScores]:
-    """Score the sequences of one microbatch together.
+def score_microbatch(scorer: nn.Module, rollouts: Sequence[Rollout], device: torch.device) -> list[TokenScores]:
+    """Score the rollouts of one microbatch together.
 
     Returns:
-        Per sequence, log-probs and entropies of its completion tokens [T].
+        Per rollout, log-probs and entropies of its completion tokens [T].
     """
-    if not sequences:
+    if not rollouts:
         return []
-    logprobs, entropies = scorer(build_microbatch(sequences).to(device), with_entropy=True)
-    lengths = [len(sequence.completion_ids) for sequence in sequences]
+    logprobs, entropies = scorer(build_microbatch(rollouts).to(device), with_entropy=True)
+    lengths = [len(rollout.completion_ids) for rollout in rollouts]
     logprob_rows, entropy_rows = logprobs.cpu().numpy(), entropies.cpu().numpy()
     return [
         TokenScores(logprob_rows[row, :length].copy(), entropy_rows[row, :length].copy())

@@ -1,27 +1,34 @@
-"""One training run from command to exit: Ray, the run directory, the actors, the loop, and what may befall them."""
+"""One training run from command to exit: Ray, the run directory, the actors, the loop, and what may befall them.
+
+Imports of torch, transformers and the engines are late: they go on in a thread while Ray starts.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import ray  # noqa: F401  (whole before the thread below imports it too: two threads importing Ray lock each other)
 
 from rlsys.actors.placement import plan_placement
-from rlsys.build import PromptSets, build, load_prompts
 from rlsys.config import Config
 from rlsys.errors import ActorLostError, ConfigError, RlsysError
 from rlsys.interrupts import Interrupts
+from rlsys.model_folder import check_model_path
 from rlsys.observe.console import ConsoleSink
 from rlsys.observe.ray_metrics import RayMetricsSink
 from rlsys.observe.sinks import Sinks
 from rlsys.ray_session import RaySession, ray_session
 from rlsys.rundir.directory import RunDirectory, check_can_resume, check_can_start
 from rlsys.rundir.manifest import collect_manifest
-from rlsys.scoring import check_model_path
-from rlsys.train import train
+
+if TYPE_CHECKING:
+    from rlsys.build import PromptSets
 
 MAX_RESTARTS = 3
 
@@ -33,24 +40,23 @@ def run_training(config: Config, resume: bool, interrupts: Interrupts) -> int:
         The last step that was done.
 
     Raises:
-        ConfigError, DataError, RunDirError: before anything is started or written.
+        ConfigError, DataError, RunDirError: before anything is written.
         RlsysError: while running; the evidence is in `logs/failure.json`.
     """
     _check_before_start(config, resume)
-    prompts = load_prompts(config)
-    manifest = _manifest(config, prompts)
-    with ray_session() as ray:
-        plan_placement(config.learner.num_ranks, config.rollout.num_engines, ray.resources)
-        for attempt in range(MAX_RESTARTS + 1):
-            try:
-                with _open_run(config, manifest, resume) as run:
-                    return _train(config, prompts, run, ray, interrupts)
-            except ActorLostError as error:
-                if attempt == MAX_RESTARTS:
-                    raise
-                print(f"{error}; starting again from the last checkpoint", flush=True)  # noqa: T201
-                resume = True
-    raise AssertionError("unreachable")
+    with ThreadPoolExecutor(1) as background:
+        loading = background.submit(_load_inputs, config)
+        with ray_session() as cluster:
+            interrupts.take_over()
+            plan_placement(config.learner.num_ranks, config.rollout.num_engines, cluster.resources)
+            prompts, manifest = loading.result()
+            for _ in range(MAX_RESTARTS):
+                try:
+                    return _open_and_train(config, prompts, manifest, resume, cluster, interrupts)
+                except ActorLostError as error:
+                    print(f"{error}; starting again from the last checkpoint", flush=True)  # noqa: T201
+                    resume = True
+            return _open_and_train(config, prompts, manifest, resume, cluster, interrupts)
 
 
 def _check_before_start(config: Config, resume: bool) -> None:
@@ -66,42 +72,56 @@ def _check_before_start(config: Config, resume: bool) -> None:
     check_model_path(config.model.path)
 
 
-def _manifest(config: Config, prompts: PromptSets) -> dict[str, Any]:
+def _load_inputs(config: Config) -> tuple[PromptSets, dict[str, Any]]:
+    """The prompts, checked, and the manifest that identifies what the run reads."""
+    from rlsys.build import load_prompts
+
+    prompts = load_prompts(config)
     model = Path(config.model.path)
-    return collect_manifest(
+    manifest = collect_manifest(
         seed=config.seed,
         data_files=[Path(config.data.train), Path(config.data.eval)],
         prompt_token_ids=[prompt.token_ids for prompt in prompts],
         reference_model=model if model.is_dir() else None,
     )
+    return prompts, manifest
 
 
-@contextmanager
-def _open_run(config: Config, manifest: dict[str, Any], resume: bool) -> Iterator[RunDirectory]:
-    resolved = config.model_dump(mode="json")
+def _open_and_train(
+    config: Config,
+    prompts: PromptSets,
+    manifest: dict[str, Any],
+    resume: bool,
+    cluster: RaySession,
+    interrupts: Interrupts,
+) -> int:
     open_run = RunDirectory.resume if resume else RunDirectory.create
-    with open_run(config.path, resolved, manifest) as run:
-        try:
-            yield run
-        except RlsysError as error:
-            _save_evidence(run, error)
-            raise
+    with open_run(config.path, config.model_dump(mode="json"), manifest) as run, _evidence_of_failure(run.logs):
+        if run.start is not None and run.start.step >= config.num_steps:
+            return run.start.step
+        return _train(config, prompts, run, cluster, interrupts)
 
 
-def _train(config: Config, prompts: PromptSets, run: RunDirectory, ray: RaySession, interrupts: Interrupts) -> int:
+def _train(config: Config, prompts: PromptSets, run: RunDirectory, cluster: RaySession, interrupts: Interrupts) -> int:
+    from rlsys.build import build
+    from rlsys.train import train
+
     first_step = run.start.step if run.start else 0
-    if run.start is not None and first_step >= config.num_steps:
-        return first_step
     with (
-        build(config, prompts, ray.resources, run.logs.resolve()) as parts,
-        ConsoleSink(config.num_steps, config.name, run.path, ray.dashboard_url, first_step) as console,
+        build(config, prompts, cluster.resources, run.logs.resolve()) as parts,
+        ConsoleSink(config.num_steps, config.name, run.path, cluster.dashboard_url, first_step) as console,
     ):
         sinks = Sinks(required=[run.metrics], optional=[console, RayMetricsSink(config.name)], warn=console.note)
         interrupts.begin_work(console.note)
         return train(parts, config, run, sinks, interrupts.should_stop)
 
 
-def _save_evidence(run: RunDirectory, error: RlsysError) -> None:
-    run.logs.mkdir(exist_ok=True)
-    evidence = {"error": type(error).__name__, "message": str(error)}
-    (run.logs / "failure.json").write_text(json.dumps(evidence, indent=2) + "\n")
+@contextmanager
+def _evidence_of_failure(logs: Path) -> Iterator[None]:
+    try:
+        yield
+    except RlsysError as error:
+        logs.mkdir(exist_ok=True)
+        evidence = {"error": type(error).__name__, "message": str(error)}
+        (logs / "failure.json").write_text(json.dumps(evidence, indent=2) + "\n")
+        raise

@@ -48,7 +48,7 @@ class Ready:
 
 
 def train(parts: Parts, config: Config, run: RunDirectory, sink: MetricSink, should_stop: Callable[[], bool]) -> int:
-    """Train from where `run` stands to `config.num_steps`, or to the end of the step in which `should_stop()` turns true.
+    """Train from where `run` stands to `config.num_steps`, or until `should_stop()` is true after a step.
 
     Returns:
         The last step that was done; unless it is 0 there is a checkpoint of it.

@@ -12,12 +12,15 @@ from rlsys.errors import ActorLostError, DeadlineError, RlsysError
 
 T = TypeVar("T")
 
+ObjectRef = Any
+"""A Ray object reference; its type is that of the method that it came from."""
+
 
 @dataclass(frozen=True, slots=True)
 class ActorFuture(Generic[T]):
     """Results of several actors, put together by `combine` once all are there."""
 
-    references: Sequence[ray.ObjectRef]
+    references: Sequence[ObjectRef]
     combine: Callable[[list[Any]], T]
     waiting_for: str
     failure: type[RlsysError]
@@ -27,7 +30,7 @@ class ActorFuture(Generic[T]):
 
 
 def get(
-    references: Sequence[ray.ObjectRef], deadline_seconds: float, waiting_for: str, failure: type[RlsysError]
+    references: Sequence[ObjectRef], deadline_seconds: float, waiting_for: str, failure: type[RlsysError]
 ) -> list[Any]:
     """`ray.get` whose failures are rlsys errors.
 

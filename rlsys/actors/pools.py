@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
 
-from rlsys.actors.futures import ActorFuture, get
+from rlsys.actors.futures import ActorFuture, ObjectRef, get
 from rlsys.config import DeadlineConfig
 from rlsys.data.packing import num_tokens, plan_microbatches
 from rlsys.errors import ActorLostError, DeadlineError, LearnerError, RolloutError, ScoringError
@@ -29,8 +30,12 @@ from rlsys.types import (
     WeightReceipt,
     WeightUpdate,
 )
+from rlsys.weights.sync import verify_receipt
 
-ActorFactory = Callable[[int], ray.actor.ActorHandle]
+Actor = Any
+"""A Ray actor handle; its methods are those of the class in the file of that name."""
+
+ActorFactory = Callable[[int], Actor]
 """Starts the pool's member with this index, in its place."""
 
 MAX_ATTEMPTS = 3
@@ -38,7 +43,7 @@ MAX_ATTEMPTS = 3
 
 
 class RolloutPool:
-    """Rollout actors behind the `RolloutEngine` protocol. A dead or silent one is replaced and its prompts re-issued."""
+    """Rollout actors behind the `RolloutEngine` protocol; a dead or silent one is replaced, its prompts re-issued."""
 
     def __init__(self, start: ActorFactory, num_engines: int, deadlines: DeadlineConfig) -> None:
         self._start = start
@@ -65,17 +70,18 @@ class RolloutPool:
         """Load into every engine; the pool keeps the update for engines that start later."""
         self._last_update = update
         seconds = self._deadlines.sync
-        references = [member.load.remote(update, seconds) for member in self.members]
-        return [self._load_receipt(index, reference, update, seconds) for index, reference in enumerate(references)]
+        references: list[ObjectRef] = [member.load.remote(update, seconds) for member in self.members]
+        return [self._receipt(index, reference, update) for index, reference in enumerate(references)]
 
-    def _load_receipt(
-        self, index: int, reference: ray.ObjectRef, update: WeightUpdate, seconds: float
-    ) -> WeightReceipt:
+    def _receipt(self, index: int, reference: ObjectRef, update: WeightUpdate) -> WeightReceipt:
+        seconds = self._deadlines.sync
         what = f"weights of version {update.policy_version} into engine {index}"
         try:
             return get([reference], seconds, what, RolloutError)[0]
         except (ActorLostError, DeadlineError):
-            return self.restart(index)
+            self.restart(index)
+            retry = self.members[index].load.remote(update, seconds)
+            return get([retry], seconds, f"{what}, second try", RolloutError)[0]
 
     def probe(self, rollouts: Sequence[Rollout]) -> list[list[np.ndarray]]:
         """Every engine's own log-probs of the given completions: engines x rollouts x [T]."""
@@ -83,21 +89,17 @@ class RolloutPool:
         references = [member.probe.remote(sequences) for member in self.members]
         return get(references, self._deadlines.sync, "log-prob probe of the engines", RolloutError)
 
-    def restart(self, index: int) -> WeightReceipt | None:
-        """Replace engine `index` by a fresh one that holds the last update.
-
-        Returns:
-            The receipt of that update; None if nothing was published yet.
-        """
+    def restart(self, index: int) -> None:
+        """Replace engine `index` by a fresh one that holds the last update, proved like any other."""
         self.num_restarts += 1
         ray.kill(self.members[index])
-        self.members[index] = self._start(index)
-        get([self.members[index].start.remote()], self._deadlines.start, f"restart of engine {index}", RolloutError)
-        if self._last_update is None:
-            return None
-        seconds = self._deadlines.sync
-        reference = self.members[index].load.remote(self._last_update, seconds)
-        return get([reference], seconds, f"weights into the restarted engine {index}", RolloutError)[0]
+        member = self._start(index)
+        self.members[index] = member
+        get([member.start.remote()], self._deadlines.start, f"restart of engine {index}", RolloutError)
+        if self._last_update is not None:
+            seconds, what = self._deadlines.sync, f"weights into the restarted engine {index}"
+            [receipt] = get([member.load.remote(self._last_update, seconds)], seconds, what, RolloutError)
+            verify_receipt(self._last_update, receipt, f"restarted engine {index}")
 
     def close(self) -> None:
         for member in self.members:
@@ -112,8 +114,8 @@ class _Part:
     index: int
     prompts: Sequence[Prompt]
     sampling: Sampling
-    member: ray.actor.ActorHandle = field(init=False)
-    reference: ray.ObjectRef = field(init=False)
+    member: Actor = field(init=False)
+    reference: ObjectRef = field(init=False)
 
     def __post_init__(self) -> None:
         self.issue()
@@ -215,7 +217,7 @@ class LearnerGroup:
         self._deadlines = deadlines
         self._microbatch_tokens = microbatch_tokens
         self.members = [start(index) for index in range(num_ranks)]
-        self._joining: list[ray.ObjectRef] = []
+        self._joining: list[ObjectRef] = []
 
     def begin_joining(self) -> None:
         """Let the ranks meet; `wait_until_ready` waits for it, so that other actors can start meanwhile."""
@@ -270,7 +272,7 @@ def _plan(rollouts: Sequence[Rollout], microbatch_tokens: int, multiple_of: int)
 
 
 def _score(
-    members: Sequence[ray.actor.ActorHandle],
+    members: Sequence[Actor],
     rollouts: Sequence[Rollout],
     microbatch_tokens: int,
     what: str,
@@ -296,4 +298,4 @@ def _score(
 
 def _regroup(flat: Sequence[Any], sizes: Sequence[int]) -> list[list[Any]]:
     bounds = np.cumsum([0, *sizes])
-    return [list(flat[start:end]) for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [list(flat[start:end]) for start, end in pairwise(bounds)]

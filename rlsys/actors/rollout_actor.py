@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import ray
@@ -52,4 +53,5 @@ class RolloutActor:
         self._engine.abort()
 
 
-RemoteRolloutActor = ray.remote(concurrency_groups={"engine": 1, "control": 2})(RolloutActor)
+_with_two_threads: Any = ray.remote(concurrency_groups={"engine": 1, "control": 2})  # type: ignore[call-overload]
+RemoteRolloutActor = _with_two_threads(RolloutActor)

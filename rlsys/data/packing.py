@@ -7,20 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 
-
-class Sequenced(Protocol):
-    """Anything with a prompt and a completion: a `Rollout`."""
-
-    @property
-    def prompt_ids(self) -> np.ndarray: ...
-
-    @property
-    def completion_ids(self) -> np.ndarray: ...
+from rlsys.types import Rollout
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +32,9 @@ class Microbatch:
         )
 
 
-def num_tokens(sequence: Sequenced) -> int:
-    return len(sequence.prompt_ids) + len(sequence.completion_ids)
+def num_tokens(rollout: Rollout) -> int:
+    """Prompt and completion."""
+    return len(rollout.prompt_ids) + len(rollout.completion_ids)
 
 
 def plan_microbatches(lengths: Sequence[int], microbatch_tokens: int, multiple_of: int = 1) -> list[list[int]]:
@@ -87,19 +79,19 @@ def _padded_tokens(group: list[int], lengths: Sequence[int]) -> int:
     return len(group) * max((lengths[index] for index in group), default=0)
 
 
-def build_microbatch(sequences: Sequence[Sequenced]) -> Microbatch:
-    """The tensors for one forward pass over `sequences` (at least one)."""
-    max_length = max(num_tokens(sequence) for sequence in sequences)
-    max_completion = max(len(sequence.completion_ids) for sequence in sequences)
-    input_ids = np.zeros((len(sequences), max_length), dtype=np.int64)
-    completion_ids = np.zeros((len(sequences), max_completion), dtype=np.int64)
-    completion_mask = np.zeros((len(sequences), max_completion), dtype=bool)
+def build_microbatch(rollouts: Sequence[Rollout]) -> Microbatch:
+    """The tensors for one forward pass over `rollouts` (at least one)."""
+    max_length = max(num_tokens(rollout) for rollout in rollouts)
+    max_completion = max(len(rollout.completion_ids) for rollout in rollouts)
+    input_ids = np.zeros((len(rollouts), max_length), dtype=np.int64)
+    completion_ids = np.zeros((len(rollouts), max_completion), dtype=np.int64)
+    completion_mask = np.zeros((len(rollouts), max_completion), dtype=bool)
     positions = []
-    for row, sequence in enumerate(sequences):
-        start, length = len(sequence.prompt_ids), len(sequence.completion_ids)
-        input_ids[row, :start] = sequence.prompt_ids
-        input_ids[row, start : start + length] = sequence.completion_ids
-        completion_ids[row, :length] = sequence.completion_ids
+    for row, rollout in enumerate(rollouts):
+        start, length = len(rollout.prompt_ids), len(rollout.completion_ids)
+        input_ids[row, :start] = rollout.prompt_ids
+        input_ids[row, start : start + length] = rollout.completion_ids
+        completion_ids[row, :length] = rollout.completion_ids
         completion_mask[row, :length] = True
         positions.append(row * max_length + np.arange(start - 1, start + length - 1))
     return Microbatch(
@@ -108,6 +100,19 @@ def build_microbatch(sequences: Sequence[Sequenced]) -> Microbatch:
         torch.from_numpy(completion_mask),
         torch.from_numpy(np.concatenate(positions)),
     )
+
+
+PLACEHOLDER = Rollout(
+    prompt_ids=np.zeros(1, dtype=np.int32),
+    completion_ids=np.zeros(1, dtype=np.int32),
+    rollout_logprobs=np.zeros(1, dtype=np.float32),
+    text="",
+    finish_reason="stop",
+    policy_version=0,
+    sample_index=0,
+    seed=0,
+)
+"""Forwarded where a microbatch is empty: under ZeRO-3 every forward pass is collective."""
 
 
 def pad_rows(rows: Sequence[np.ndarray], num_columns: int) -> torch.Tensor:

@@ -34,7 +34,7 @@ def summarize(problem_ids: Sequence[str], verdicts: Sequence[Sequence[Verdict]],
     An undecided answer counts as wrong; `pass@1_if_undecided_right` says what pass@1 would be if all were right.
     """
     num_samples = len(verdicts[0])
-    problems = [
+    problems: list[dict[str, Any]] = [
         {
             "id": problem_id,
             "num_correct": sum(verdict.label == "correct" for verdict in group),
@@ -45,14 +45,14 @@ def summarize(problem_ids: Sequence[str], verdicts: Sequence[Sequence[Verdict]],
     ks = [2**power for power in range(num_samples.bit_length()) if 2**power <= num_samples]
     summary: dict[str, Any] = {"num_samples": num_samples, "problems": problems, "pass@k": {}}
     for k in ks:
-        values = [pass_at_k(num_samples, int(problem["num_correct"]), k) for problem in problems]
+        values = [pass_at_k(num_samples, problem["num_correct"], k) for problem in problems]
         interval = mean_interval(values, seed=seed)
         summary["pass@k"][str(k)] = {
             "value": sum(values) / len(values),
             "low": interval.low,
             "high": interval.high,
         }
-    optimistic = sum(int(problem["num_correct"]) + int(problem["num_undecided"]) for problem in problems)
+    optimistic = sum(problem["num_correct"] + problem["num_undecided"] for problem in problems)
     summary["pass@1_if_undecided_right"] = optimistic / (num_samples * len(problems))
     return summary
 

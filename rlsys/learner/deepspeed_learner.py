@@ -16,11 +16,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from rlsys.data.packing import build_microbatch
+from rlsys.data.packing import PLACEHOLDER, build_microbatch
 from rlsys.errors import LearnerError
 from rlsys.learner.update import LossSettings, microbatch_loss
 from rlsys.scoring import CompletionScorer, load_language_model, score_microbatch
@@ -87,6 +86,7 @@ class DeepSpeedLearner:
         if settings.zero_stage == 0:
             self._engine.clip_fp32_gradients = self._clip_gradients
         self._engine.eval()  # no dropout, in the update too: the update is of the policy that was sampled
+        self.score([[]])  # first calls are slow
 
     @property
     def device(self) -> torch.device:
@@ -97,7 +97,7 @@ class DeepSpeedLearner:
         return [self._score(microbatch) for microbatch in microbatches]
 
     def _score(self, rollouts: Sequence[Rollout]) -> list[TokenScores]:
-        return score_microbatch(self._engine, rollouts or [_DUMMY], self.device)[: len(rollouts)]
+        return score_microbatch(self._engine, rollouts or [PLACEHOLDER], self.device)[: len(rollouts)]
 
     def step(self, microbatches: Sequence[TrainingBatch], denominator: float) -> StepResult:
         """One optimizer step on this rank's microbatches.
@@ -136,7 +136,7 @@ class DeepSpeedLearner:
 
     def _loss(self, batch: TrainingBatch, denominator: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         if not batch.rollouts:
-            logprobs, _ = self._engine(build_microbatch([_DUMMY]).to(self.device), with_entropy=False)
+            logprobs, _ = self._engine(build_microbatch([PLACEHOLDER]).to(self.device), with_entropy=False)
             return (logprobs * 0.0).sum(), {}
         microbatch = build_microbatch(batch.rollouts).to(self.device)
         logprobs, _ = self._engine(microbatch, with_entropy=False)
@@ -217,19 +217,6 @@ class DeepSpeedLearner:
         return self._deepspeed.zero.GatheredParameters([parameter])
 
 
-_DUMMY = Rollout(
-    prompt_ids=np.zeros(1, dtype=np.int32),
-    completion_ids=np.zeros(1, dtype=np.int32),
-    rollout_logprobs=np.zeros(1, dtype=np.float32),
-    text="",
-    finish_reason="stop",
-    policy_version=0,
-    sample_index=0,
-    seed=0,
-)
-"""Forwarded by a rank that has an empty microbatch: under ZeRO-3 every forward pass is collective."""
-
-
 def _init_deepspeed(rendezvous: Rendezvous) -> Any:
     """Import DeepSpeed for the device at hand and meet the other ranks."""
     on_gpu = torch.cuda.is_available()
@@ -255,7 +242,7 @@ def _deepspeed_config(settings: LearnerSettings) -> dict[str, Any]:
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
-        "managed_gradient_accumulation": False,  # microbatches differ in number from step to step; step() is the boundary
+        "managed_gradient_accumulation": False,  # step() is the boundary: steps differ in their microbatches
         "gradient_clipping": settings.max_grad_norm,
         "zero_optimization": {"stage": settings.zero_stage},
         "zero_allow_untested_optimizer": True,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -119,14 +120,14 @@ def _copies(module: nn.Module, name: str, parameter: torch.Tensor) -> Iterator[t
 
 
 @torch.no_grad()
-def _weight_of_packed_kernel(module: nn.Module) -> torch.Tensor:
+def _weight_of_packed_kernel(module: Any) -> torch.Tensor:
     num_inputs = module.embedding_dim if isinstance(module, VocabParallelEmbedding) else module.input_size_per_partition
     identity = torch.eye(num_inputs, dtype=module.weight.dtype)
     return module.cpu_linear(identity, module.weight, None).T.contiguous()
 
 
 def _split_fused(
-    name: str, module: nn.Module, tensor: torch.Tensor, fused_names: dict[str, list[str]]
+    name: str, module: Any, tensor: torch.Tensor, fused_names: dict[str, list[str]]
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Cut a fused projection (qkv, gate and up) into the parameters that it was fused from."""
     module_name, _, leaf = name.rpartition(".")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import ray
@@ -34,7 +35,7 @@ def publish_buckets(
     return WeightUpdate(policy_version, tuple(references), checksums, num_bytes)
 
 
-def fetch_buckets(references: Sequence[ray.ObjectRef], timeout_seconds: float) -> list[Bucket]:
+def fetch_buckets(references: Sequence[Any], timeout_seconds: float) -> list[Bucket]:
     """The buckets of a published version.
 
     Raises:

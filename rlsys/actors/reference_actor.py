@@ -1,4 +1,4 @@
-"""The two kinds of reward actor: the grader (CPU, killable workers) and the frozen reference (a model)."""
+"""The frozen reference as a Ray actor: a model that scores and never changes."""
 
 from __future__ import annotations
 
@@ -8,24 +8,9 @@ import ray
 import torch
 
 from rlsys.actors.process import redirect_output
-from rlsys.rewards.grader import GradingPool
+from rlsys.data.packing import PLACEHOLDER
 from rlsys.scoring import CompletionScorer, load_language_model, score_microbatch
-from rlsys.types import Rollout, TokenScores, Verdict
-
-
-class GraderActor:
-    def __init__(
-        self, num_workers: int, deadline_seconds: float, memory_limit_bytes: int, log_file: str | None
-    ) -> None:
-        redirect_output(log_file)
-        self._arguments = num_workers, deadline_seconds, memory_limit_bytes
-
-    def start(self) -> None:
-        """Start the worker processes."""
-        self._pool = GradingPool(*self._arguments)
-
-    def grade(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
-        return self._pool.grade(pairs)
+from rlsys.types import Rollout, TokenScores
 
 
 class ReferenceActor:
@@ -34,13 +19,13 @@ class ReferenceActor:
         self._arguments = model_path, dtype
 
     def start(self) -> None:
-        """Load the model."""
+        """Load the model and run it once: first calls are slow."""
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._scorer = CompletionScorer(load_language_model(*self._arguments)).to(self._device)
+        score_microbatch(self._scorer, [PLACEHOLDER], self._device)
 
     def score(self, microbatches: Sequence[Sequence[Rollout]]) -> list[list[TokenScores]]:
         return [score_microbatch(self._scorer, microbatch, self._device) for microbatch in microbatches]
 
 
-RemoteGraderActor = ray.remote(GraderActor)
 RemoteReferenceActor = ray.remote(ReferenceActor)
