@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rlsys.actors.grader_actor import RemoteGraderActor
 from rlsys.actors.learner_actor import RemoteLearnerActor
-from rlsys.actors.placement import ActorSlot, ClusterResources, PlacementPlan, plan_placement
-from rlsys.actors.pools import Actor, ActorFactory, GraderPool, LearnerGroup, ReferencePool, RolloutPool
+from rlsys.actors.placement import ClusterResources, PlacementPlan, plan_placement
+from rlsys.actors.pools import GraderPool, LearnerGroup, ReferencePool, RolloutPool
 from rlsys.actors.reference_actor import RemoteReferenceActor
 from rlsys.actors.rollout_actor import RemoteRolloutActor
+from rlsys.actors.seats import Seats
 from rlsys.algorithms import advantages
 from rlsys.config import Config
 from rlsys.data.datasets import Columns, read_rows
@@ -47,59 +46,62 @@ class PromptSets:
         return max(len(prompt.token_ids) for prompt in self)
 
 
+@dataclass(frozen=True, slots=True)
+class Actors:
+    """Launched actor processes, by kind; they wait for their settings."""
+
+    learner: Seats
+    engine: Seats
+    reference: Seats
+    grader: Seats
+
+
 @contextmanager
-def build(
-    config: Config,
-    prompts: PromptSets,
-    resources: ClusterResources,
-    logs: Path | None,
-) -> Iterator[Parts]:
-    """Start every actor at once, wait until all are ready, and stop them at the end.
+def launch(config: Config, resources: ClusterResources) -> Iterator[Actors]:
+    """Place and launch every actor; on exit they are stopped.
 
     Raises:
         ConfigError: the cluster has no room.
-        RlsysError: an actor did not start.
     """
     placement = plan_placement(config.learner.num_ranks, config.rollout.num_engines, resources)
-    deadlines, microbatch_tokens = config.deadlines, config.learner.microbatch_tokens
     with ExitStack() as stack:
-        group = _reserve(placement, deadlines.start)
+        group = _reserve(placement, config.deadlines.start)
         stack.callback(remove_placement_group, group)
-        start = partial(_starter, placement=placement, group=group, logs=logs)
-        engines = RolloutPool(
-            start("engine", RemoteRolloutActor, _engine_settings(config, prompts.max_tokens)),
-            config.rollout.num_engines,
-            deadlines,
-        )
-        stack.callback(engines.close)
-        learner = LearnerGroup(
-            start("learner", RemoteLearnerActor, _learner_settings(config)),
-            config.learner.num_ranks,
-            microbatch_tokens,
-            deadlines,
-        )
-        stack.callback(learner.close)
-        reference = ReferencePool(
-            start("reference", RemoteReferenceActor, config.model.path, config.model.dtype),
-            len(placement.of_kind("reference")),
-            microbatch_tokens,
-            deadlines,
-        )
-        stack.callback(reference.close)
-        grader = GraderPool(start("grader", RemoteGraderActor, *_grader_settings(config)), deadlines)
-        stack.callback(grader.close)
-        learner.begin_joining()
-        for part in (learner, reference, grader, engines):
-            part.wait_until_ready()
-        yield Parts(
-            prompts=PromptSource(prompts.train, config.rollout.num_prompts_per_step, config.seed),
-            evaluation_prompts=prompts.evaluation,
-            engines=engines,
-            grader=grader,
-            reference=reference,
-            learner=learner,
-            objective=build_objective(config),
-        )
+
+        def seats(kind: str, actor_class: Any) -> Seats:
+            launched = Seats(actor_class, placement.of_kind(kind), group)
+            stack.callback(launched.close)
+            return launched
+
+        engine = seats("engine", RemoteRolloutActor)  # the slowest to start goes first
+        learner = seats("learner", RemoteLearnerActor)
+        yield Actors(learner, engine, seats("reference", RemoteReferenceActor), seats("grader", RemoteGraderActor))
+
+
+def assemble(config: Config, prompts: PromptSets, actors: Actors, logs: Path | None) -> Parts:
+    """Give every actor its settings and wait until all are ready.
+
+    Raises:
+        RlsysError: an actor did not start.
+    """
+    deadlines, microbatch_tokens = config.deadlines, config.learner.microbatch_tokens
+    engines = RolloutPool(actors.engine, _engine_settings(config, prompts.max_tokens), logs, deadlines)
+    learner = LearnerGroup(actors.learner, _learner_settings(config), logs, microbatch_tokens, deadlines)
+    reference_settings = [config.model.path, config.model.dtype]
+    reference = ReferencePool(actors.reference, reference_settings, logs, microbatch_tokens, deadlines)
+    grader = GraderPool(actors.grader, _grader_settings(config), logs, deadlines)
+    learner.begin_joining()
+    for part in (learner, reference, grader, engines):
+        part.wait_until_ready()
+    return Parts(
+        prompts=PromptSource(prompts.train, config.rollout.num_prompts_per_step, config.seed),
+        evaluation_prompts=prompts.evaluation,
+        engines=engines,
+        grader=grader,
+        reference=reference,
+        learner=learner,
+        objective=build_objective(config),
+    )
 
 
 def load_prompts(config: Config) -> PromptSets:
@@ -216,34 +218,3 @@ def _reserve(placement: PlacementPlan, deadline_seconds: float) -> PlacementGrou
         remove_placement_group(group)
         raise ConfigError(f"the cluster did not free {list(placement.bundles)} within {deadline_seconds:g} s")
     return group
-
-
-def _starter(
-    kind: str, actor_class: Any, *arguments: Any, placement: PlacementPlan, group: PlacementGroup, logs: Path | None
-) -> ActorFactory:
-    """A function that starts member `index` of a pool in its slot; called again, it starts a replacement."""
-    slots = placement.of_kind(kind)
-
-    def start(index: int) -> Actor:
-        slot = slots[index]
-        log_file = str(logs / f"{kind}-{index}.log") if logs else None
-        return actor_class.options(
-            num_cpus=slot.num_cpus,
-            num_gpus=slot.num_gpus,
-            runtime_env={"env_vars": _environment(slot)},
-            scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=slot.bundle),
-        ).remote(*arguments, log_file)
-
-    return start
-
-
-def _environment(slot: ActorSlot) -> dict[str, str]:
-    """Environment of one actor: its share of the cores, and on CPU no compilation, which would not pay there."""
-    environment = {
-        "OMP_NUM_THREADS": str(slot.num_threads),
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    }
-    if slot.num_gpus == 0:
-        environment |= {"DS_ACCELERATOR": "cpu", "TORCH_COMPILE_DISABLE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-    return environment

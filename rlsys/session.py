@@ -8,14 +8,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray  # noqa: F401  (whole before the thread below imports it too: two threads importing Ray lock each other)
 
-from rlsys.actors.placement import plan_placement
 from rlsys.config import Config
 from rlsys.errors import ActorLostError, ConfigError, RlsysError
 from rlsys.interrupts import Interrupts
@@ -28,7 +27,10 @@ from rlsys.rundir.directory import RunDirectory, check_can_resume, check_can_sta
 from rlsys.rundir.manifest import collect_manifest
 
 if TYPE_CHECKING:
-    from rlsys.build import PromptSets
+    from rlsys.build import Actors, PromptSets
+
+    Inputs = tuple[PromptSets, dict[str, Any]]
+    """The prompts, checked, and the manifest that identifies what the run reads."""
 
 MAX_RESTARTS = 3
 
@@ -48,15 +50,13 @@ def run_training(config: Config, resume: bool, interrupts: Interrupts) -> int:
         loading = background.submit(_load_inputs, config)
         with ray_session() as cluster:
             interrupts.take_over()
-            plan_placement(config.learner.num_ranks, config.rollout.num_engines, cluster.resources)
-            prompts, manifest = loading.result()
             for _ in range(MAX_RESTARTS):
                 try:
-                    return _open_and_train(config, prompts, manifest, resume, cluster, interrupts)
+                    return _launch_and_train(config, loading, resume, cluster, interrupts)
                 except ActorLostError as error:
                     print(f"{error}; starting again from the last checkpoint", flush=True)  # noqa: T201
                     resume = True
-            return _open_and_train(config, prompts, manifest, resume, cluster, interrupts)
+            return _launch_and_train(config, loading, resume, cluster, interrupts)
 
 
 def _check_before_start(config: Config, resume: bool) -> None:
@@ -72,8 +72,7 @@ def _check_before_start(config: Config, resume: bool) -> None:
     check_model_path(config.model.path)
 
 
-def _load_inputs(config: Config) -> tuple[PromptSets, dict[str, Any]]:
-    """The prompts, checked, and the manifest that identifies what the run reads."""
+def _load_inputs(config: Config) -> Inputs:
     from rlsys.build import load_prompts
 
     prompts = load_prompts(config)
@@ -87,30 +86,34 @@ def _load_inputs(config: Config) -> tuple[PromptSets, dict[str, Any]]:
     return prompts, manifest
 
 
-def _open_and_train(
+def _launch_and_train(
+    config: Config, loading: Future[Inputs], resume: bool, cluster: RaySession, interrupts: Interrupts
+) -> int:
+    from rlsys.build import launch
+
+    with launch(config, cluster.resources) as actors:
+        prompts, manifest = loading.result()
+        open_run = RunDirectory.resume if resume else RunDirectory.create
+        with open_run(config.path, config.model_dump(mode="json"), manifest) as run, _evidence_of_failure(run.logs):
+            if run.start is not None and run.start.step >= config.num_steps:
+                return run.start.step
+            return _train(config, prompts, actors, run, cluster, interrupts)
+
+
+def _train(
     config: Config,
     prompts: PromptSets,
-    manifest: dict[str, Any],
-    resume: bool,
+    actors: Actors,
+    run: RunDirectory,
     cluster: RaySession,
     interrupts: Interrupts,
 ) -> int:
-    open_run = RunDirectory.resume if resume else RunDirectory.create
-    with open_run(config.path, config.model_dump(mode="json"), manifest) as run, _evidence_of_failure(run.logs):
-        if run.start is not None and run.start.step >= config.num_steps:
-            return run.start.step
-        return _train(config, prompts, run, cluster, interrupts)
-
-
-def _train(config: Config, prompts: PromptSets, run: RunDirectory, cluster: RaySession, interrupts: Interrupts) -> int:
-    from rlsys.build import build
+    from rlsys.build import assemble
     from rlsys.train import train
 
+    parts = assemble(config, prompts, actors, run.logs.resolve())
     first_step = run.start.step if run.start else 0
-    with (
-        build(config, prompts, cluster.resources, run.logs.resolve()) as parts,
-        ConsoleSink(config.num_steps, config.name, run.path, cluster.dashboard_url, first_step) as console,
-    ):
+    with ConsoleSink(config.num_steps, config.name, run.path, cluster.dashboard_url, first_step) as console:
         sinks = Sinks(required=[run.metrics], optional=[console, RayMetricsSink(config.name)], warn=console.note)
         interrupts.begin_work(console.note)
         return train(parts, config, run, sinks, interrupts.should_stop)

@@ -8,12 +8,10 @@ from typing import Any, Generic, TypeVar
 
 import ray
 
+from rlsys.actors.seats import ObjectRef
 from rlsys.errors import ActorLostError, DeadlineError, RlsysError
 
 T = TypeVar("T")
-
-ObjectRef = Any
-"""A Ray object reference; its type is that of the method that it came from."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,15 +12,10 @@ from rlsys.types import Verdict
 
 
 class GraderActor:
-    def __init__(
-        self, num_workers: int, deadline_seconds: float, memory_limit_bytes: int, log_file: str | None
-    ) -> None:
-        redirect_output(log_file)
-        self._arguments = num_workers, deadline_seconds, memory_limit_bytes
-
-    def start(self) -> None:
+    def start(self, num_workers: int, deadline_seconds: float, memory_limit_bytes: int, log_file: str | None) -> None:
         """Start the worker processes."""
-        self._pool = GradingPool(*self._arguments)
+        redirect_output(log_file)
+        self._pool = GradingPool(num_workers, deadline_seconds, memory_limit_bytes)
 
     def grade(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
         return self._pool.grade(pairs)

@@ -9,12 +9,15 @@ from pathlib import Path
 import ray
 
 from rlsys.actors.process import redirect_output
-from rlsys.learner.deepspeed_learner import DeepSpeedLearner, LearnerSettings, Rendezvous
+from rlsys.learner.deepspeed_learner import DeepSpeedLearner, LearnerSettings, Rendezvous, import_deepspeed
 from rlsys.types import Rollout, StepResult, TokenScores, TrainingBatch, WeightUpdate
 
 
 class LearnerActor:
-    def __init__(self, settings: LearnerSettings, log_file: str | None) -> None:
+    def __init__(self) -> None:
+        import_deepspeed()  # takes seconds; the driver reads data meanwhile
+
+    def start(self, settings: LearnerSettings, log_file: str | None) -> None:
         redirect_output(log_file)
         self._settings = settings
 

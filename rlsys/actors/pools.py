@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
 
-from rlsys.actors.futures import ActorFuture, ObjectRef, get
+from rlsys.actors.futures import ActorFuture, get
+from rlsys.actors.seats import Actor, ObjectRef, Seats
 from rlsys.config import DeadlineConfig
 from rlsys.data.packing import num_tokens, plan_microbatches
 from rlsys.errors import ActorLostError, DeadlineError, LearnerError, RolloutError, ScoringError
-from rlsys.learner.deepspeed_learner import Rendezvous
+from rlsys.learner.deepspeed_learner import LearnerSettings, Rendezvous
 from rlsys.learner.update import count_loss_tokens, select
 from rlsys.protocols import Future
+from rlsys.rollout.vllm_engine import EngineSettings
 from rlsys.types import (
     Prompt,
     Rollout,
@@ -32,12 +33,6 @@ from rlsys.types import (
 )
 from rlsys.weights.sync import verify_receipt
 
-Actor = Any
-"""A Ray actor handle; its methods are those of the class in the file of that name."""
-
-ActorFactory = Callable[[int], Actor]
-"""Starts the pool's member with this index, in its place."""
-
 MAX_ATTEMPTS = 3
 """How often one piece of work is given out before the run stops."""
 
@@ -45,13 +40,16 @@ MAX_ATTEMPTS = 3
 class RolloutPool:
     """Rollout actors behind the `RolloutEngine` protocol; a dead or silent one is replaced, its prompts re-issued."""
 
-    def __init__(self, start: ActorFactory, num_engines: int, deadlines: DeadlineConfig) -> None:
-        self._start = start
+    def __init__(self, seats: Seats, settings: EngineSettings, logs: Path | None, deadlines: DeadlineConfig) -> None:
+        self._seats = seats
         self._deadlines = deadlines
         self._last_update: WeightUpdate | None = None
         self.num_restarts = 0
-        self.members = [start(index) for index in range(num_engines)]
-        self._starting = [member.start.remote() for member in self.members]
+        self._starting = seats.start_all([settings], logs)
+
+    @property
+    def members(self) -> list[Actor]:
+        return self._seats.actors
 
     def wait_until_ready(self) -> None:
         get(self._starting, self._deadlines.start, "start of the rollout engines", RolloutError)
@@ -92,18 +90,12 @@ class RolloutPool:
     def restart(self, index: int) -> None:
         """Replace engine `index` by a fresh one that holds the last update, proved like any other."""
         self.num_restarts += 1
-        ray.kill(self.members[index])
-        member = self._start(index)
-        self.members[index] = member
-        get([member.start.remote()], self._deadlines.start, f"restart of engine {index}", RolloutError)
+        get([self._seats.replace(index)], self._deadlines.start, f"restart of engine {index}", RolloutError)
         if self._last_update is not None:
+            member = self.members[index]
             seconds, what = self._deadlines.sync, f"weights into the restarted engine {index}"
             [receipt] = get([member.load.remote(self._last_update, seconds)], seconds, what, RolloutError)
             verify_receipt(self._last_update, receipt, f"restarted engine {index}")
-
-    def close(self) -> None:
-        for member in self.members:
-            ray.kill(member)
 
 
 @dataclass(slots=True)
@@ -149,27 +141,24 @@ class _PendingRollouts:
 class GraderPool:
     """The grader actor behind the `Grader` protocol; a dead one is replaced once per request."""
 
-    def __init__(self, start: ActorFactory, deadlines: DeadlineConfig) -> None:
-        self._start = start
+    def __init__(self, seats: Seats, settings: Sequence[Any], logs: Path | None, deadlines: DeadlineConfig) -> None:
+        self._seats = seats
         self._deadlines = deadlines
-        self.member = start(0)
-        self._starting = self.member.start.remote()
+        self._starting = seats.start_all(settings, logs)
+
+    @property
+    def member(self) -> Actor:
+        return self._seats.actors[0]
 
     def wait_until_ready(self) -> None:
-        get([self._starting], self._deadlines.start, "start of the grader", ScoringError)
+        get(self._starting, self._deadlines.start, "start of the grader", ScoringError)
 
     def grade(self, groups: Sequence[RolloutGroup]) -> Future[list[list[Verdict]]]:
         pairs = [(rollout.text, group.prompt.gold) for group in groups for rollout in group.rollouts]
         return _PendingVerdicts(self, pairs, [len(group.rollouts) for group in groups])
 
     def replace(self) -> None:
-        ray.kill(self.member)
-        self.member = self._start(0)
-        self._starting = self.member.start.remote()
-        self.wait_until_ready()
-
-    def close(self) -> None:
-        ray.kill(self.member)
+        get([self._seats.replace(0)], self._deadlines.start, "restart of the grader", ScoringError)
 
 
 class _PendingVerdicts:
@@ -192,12 +181,17 @@ class ReferencePool:
     """Frozen references behind the `Scorer` protocol."""
 
     def __init__(
-        self, start: ActorFactory, num_members: int, microbatch_tokens: int, deadlines: DeadlineConfig
+        self,
+        seats: Seats,
+        settings: Sequence[Any],
+        logs: Path | None,
+        microbatch_tokens: int,
+        deadlines: DeadlineConfig,
     ) -> None:
         self._deadlines = deadlines
         self._microbatch_tokens = microbatch_tokens
-        self.members = [start(index) for index in range(num_members)]
-        self._starting = [member.start.remote() for member in self.members]
+        self._starting = seats.start_all(settings, logs)
+        self.members = seats.actors
 
     def wait_until_ready(self) -> None:
         get(self._starting, self._deadlines.start, "start of the frozen reference", ScoringError)
@@ -205,25 +199,29 @@ class ReferencePool:
     def score(self, rollouts: Sequence[Rollout]) -> Future[list[TokenScores]]:
         return _score(self.members, rollouts, self._microbatch_tokens, "reference log-probs", ScoringError)
 
-    def close(self) -> None:
-        for member in self.members:
-            ray.kill(member)
-
 
 class LearnerGroup:
     """Learner ranks behind the `Learner` protocol: shares out microbatches, answers with one voice."""
 
-    def __init__(self, start: ActorFactory, num_ranks: int, microbatch_tokens: int, deadlines: DeadlineConfig) -> None:
+    def __init__(
+        self,
+        seats: Seats,
+        settings: LearnerSettings,
+        logs: Path | None,
+        microbatch_tokens: int,
+        deadlines: DeadlineConfig,
+    ) -> None:
         self._deadlines = deadlines
         self._microbatch_tokens = microbatch_tokens
-        self.members = [start(index) for index in range(num_ranks)]
+        self.members = seats.actors
         self._joining: list[ObjectRef] = []
+        self._starting = seats.start_all([settings], logs)
 
     def begin_joining(self) -> None:
         """Let the ranks meet; `wait_until_ready` waits for it, so that other actors can start meanwhile."""
-        [address] = get(
-            [self.members[0].find_address.remote()], self._deadlines.start, "start of learner rank 0", LearnerError
-        )
+        get(self._starting, self._deadlines.start, "launch of the learner", LearnerError)
+        address_of_first = self.members[0].find_address.remote()
+        [address] = get([address_of_first], self._deadlines.start, "address of learner rank 0", LearnerError)
         timeout = max(self._deadlines.step, self._deadlines.start)
         num_ranks = len(self.members)
         self._joining = [
@@ -261,10 +259,6 @@ class LearnerGroup:
 
     def _ranks(self) -> range:
         return range(len(self.members))
-
-    def close(self) -> None:
-        for member in self.members:
-            ray.kill(member)
 
 
 def _plan(rollouts: Sequence[Rollout], microbatch_tokens: int, multiple_of: int) -> list[list[int]]:

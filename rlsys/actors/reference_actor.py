@@ -14,14 +14,11 @@ from rlsys.types import Rollout, TokenScores
 
 
 class ReferenceActor:
-    def __init__(self, model_path: str, dtype: str, log_file: str | None) -> None:
-        redirect_output(log_file)
-        self._arguments = model_path, dtype
-
-    def start(self) -> None:
+    def start(self, model_path: str, dtype: str, log_file: str | None) -> None:
         """Load the model and run it once: first calls are slow."""
+        redirect_output(log_file)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._scorer = CompletionScorer(load_language_model(*self._arguments)).to(self._device)
+        self._scorer = CompletionScorer(load_language_model(model_path, dtype)).to(self._device)
         score_microbatch(self._scorer, [PLACEHOLDER], self._device)
 
     def score(self, microbatches: Sequence[Sequence[Rollout]]) -> list[list[TokenScores]]:

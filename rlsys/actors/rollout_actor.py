@@ -16,14 +16,14 @@ from rlsys.weights.object_store import fetch_buckets
 
 
 class RolloutActor:
-    def __init__(self, settings: EngineSettings, log_file: str | None) -> None:
-        redirect_output(log_file)
-        self._settings = settings
+    def __init__(self) -> None:
+        import vllm.v1.engine.llm_engine  # noqa: F401  (takes seconds; the driver reads data meanwhile)
 
     @ray.method(concurrency_group="engine")
-    def start(self) -> None:
-        """Load the model; in the thread that will step the engine."""
-        self._engine = VllmEngine(self._settings)
+    def start(self, settings: EngineSettings, log_file: str | None) -> None:
+        """Load the model, in the thread that will step the engine."""
+        redirect_output(log_file)
+        self._engine = VllmEngine(settings)
 
     @ray.method(concurrency_group="engine")
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[RolloutGroup]:

@@ -67,7 +67,8 @@ class DeepSpeedLearner:
         self._is_first_rank = rendezvous.rank == 0
         self.policy_version = 0
         torch.manual_seed(settings.seed)
-        deepspeed = _init_deepspeed(rendezvous)
+        deepspeed = import_deepspeed()
+        _meet(deepspeed, rendezvous)
         language_model = load_language_model(settings.model_path, settings.dtype)
         self._generation_config = getattr(language_model, "generation_config", None)
         scorer = CompletionScorer(language_model)
@@ -217,17 +218,22 @@ class DeepSpeedLearner:
         return self._deepspeed.zero.GatheredParameters([parameter])
 
 
-def _init_deepspeed(rendezvous: Rendezvous) -> Any:
-    """Import DeepSpeed for the device at hand and meet the other ranks."""
-    on_gpu = torch.cuda.is_available()
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if on_gpu else "cpu")
+def import_deepspeed() -> Any:
+    """DeepSpeed for the device at hand, without its compiled collectives.
+
+    gloo serves CPU ranks; DeepSpeed's own shared-memory collectives would have to be compiled at first start.
+    """
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     os.environ["LOCAL_RANK"] = "0"  # Ray shows each actor its own device only
     import deepspeed
 
-    # gloo serves CPU ranks; DeepSpeed's own shared-memory collectives would have to be compiled at first start.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+def _meet(deepspeed: Any, rendezvous: Rendezvous) -> None:
     deepspeed.init_distributed(
-        dist_backend="nccl" if on_gpu else "gloo",
+        dist_backend="nccl" if torch.cuda.is_available() else "gloo",
         auto_mpi_discovery=False,
         verbose=False,
         init_method=rendezvous.address,
@@ -235,7 +241,6 @@ def _init_deepspeed(rendezvous: Rendezvous) -> Any:
         world_size=rendezvous.num_ranks,
         timeout=timedelta(seconds=rendezvous.timeout_seconds),
     )
-    return deepspeed
 
 
 def _deepspeed_config(settings: LearnerSettings) -> dict[str, Any]:

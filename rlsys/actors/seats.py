@@ -1,0 +1,77 @@
+"""The places of one kind of actor in the placement group: who sits there, and a new one when need be.
+
+An actor's process is launched at once and imports its libraries while the driver still reads data; `start` then gives
+it its settings. So a run does not wait for the imports twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from rlsys.actors.placement import ActorSlot
+
+Actor = Any
+"""A Ray actor handle; its methods are those of the class in the file of that name."""
+
+ObjectRef = Any
+"""A Ray object reference; its type is that of the method that it came from."""
+
+
+class Seats:
+    """One actor per slot; `actors[index]` is who sits in `slots[index]` now."""
+
+    def __init__(self, actor_class: Any, slots: Sequence[ActorSlot], group: PlacementGroup) -> None:
+        self._actor_class = actor_class
+        self._slots = slots
+        self._group = group
+        self._logs: Path | None = None
+        self.actors: list[Actor] = [self._launch(slot) for slot in slots]
+
+    def start_all(self, arguments: Sequence[Any], logs: Path | None) -> list[ObjectRef]:
+        """Give every actor its settings; from now on its output goes into `logs` (None: to Ray's own files)."""
+        self._logs = logs
+        self._arguments = arguments
+        return [self._start(index) for index in range(len(self._slots))]
+
+    def replace(self, index: int) -> ObjectRef:
+        """Kill who sits there and start another with the same settings."""
+        ray.kill(self.actors[index])
+        self.actors[index] = self._launch(self._slots[index])
+        return self._start(index)
+
+    def close(self) -> None:
+        for actor in self.actors:
+            ray.kill(actor)
+
+    def _launch(self, slot: ActorSlot) -> Actor:
+        return self._actor_class.options(
+            num_cpus=slot.num_cpus,
+            num_gpus=slot.num_gpus,
+            runtime_env={"env_vars": _environment(slot)},
+            scheduling_strategy=PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=slot.bundle),
+        ).remote()
+
+    def _start(self, index: int) -> ObjectRef:
+        slot = self._slots[index]
+        log_file = str(self._logs / f"{slot.kind}-{slot.index}.log") if self._logs else None
+        return self.actors[index].start.remote(*self._arguments, log_file)
+
+
+def _environment(slot: ActorSlot) -> dict[str, str]:
+    """Environment of one actor: its share of the cores, and on CPU no compilation, which would not pay there."""
+    environment = {
+        "OMP_NUM_THREADS": str(slot.num_threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    if slot.num_gpus == 0:
+        environment |= {"DS_ACCELERATOR": "cpu", "TORCH_COMPILE_DISABLE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    return environment
