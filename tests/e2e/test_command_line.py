@@ -36,9 +36,7 @@ def unstopped(write_config: Callable[[Path], Path], tmp_path_factory: pytest.Tem
 
     folder = tmp_path_factory.mktemp("unstopped")
     config = write_config(folder)
-    finished = subprocess.run(
-        [*RLSYS, "train", str(config)], capture_output=True, text=True, timeout=300, check=False
-    )
+    finished = subprocess.run([*RLSYS, "train", str(config)], capture_output=True, text=True, timeout=300, check=False)
     return {"run": folder / "runs" / "small", "config": config, "finished": finished}
 
 

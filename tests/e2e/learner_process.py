@@ -1,0 +1,86 @@
+"""One learner rank outside Ray, for test_deepspeed_learner.py: steps under every ZeRO stage, results to a file."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from pathlib import Path
+
+import numpy as np
+import ray
+
+from rlsys.data.packing import num_tokens, plan_microbatches
+from rlsys.learner.deepspeed_learner import DeepSpeedLearner, LearnerSettings, Rendezvous
+from rlsys.learner.update import LossSettings, count_loss_tokens, select
+from rlsys.types import Rollout, StepResult, TrainingBatch
+
+
+def make_batch() -> TrainingBatch:
+    """24 random rollouts of 3 to 15 tokens, some left out of the loss."""
+    random = np.random.default_rng(0)
+    rollouts, old_logprobs = [], []
+    for index in range(24):
+        prompt = random.integers(0, 17, random.integers(2, 8)).astype(np.int32)
+        completion = random.integers(0, 17, random.integers(1, 8)).astype(np.int32)
+        rollout_logprobs = -random.random(len(completion)).astype(np.float32)
+        rollouts.append(Rollout(prompt, completion, rollout_logprobs, "", "stop", 0, index, index))
+        old_logprobs.append((rollout_logprobs + 0.1 * random.standard_normal(len(completion))).astype(np.float32))
+    return TrainingBatch(
+        tuple(rollouts),
+        tuple(old_logprobs),
+        random.standard_normal(24).astype(np.float32),
+        (random.random(24) > 0.2).astype(np.float32),
+    )
+
+
+def main(model: str, rank: int, num_ranks: int, port: int, output: str) -> None:
+    ray.put = lambda value: value  # buckets stay here: there is no Ray in this process
+    batch, results = make_batch(), {}
+    plan = plan_microbatches([num_tokens(rollout) for rollout in batch.rollouts], 80, num_ranks)
+    share = plan[rank::num_ranks]
+
+    def step(learner: DeepSpeedLearner) -> StepResult:
+        return learner.step([select(batch, indices) for indices in share], count_loss_tokens(batch))
+
+    for stage in (0, 1, 2, 3):
+        settings = LearnerSettings(
+            model_path=model,
+            dtype="float32",
+            seed=0,
+            loss=LossSettings("reinforce", 20.0),
+            lr=1e-3,
+            weight_decay=0.1,
+            betas=(0.9, 0.999),
+            eps=1e-8,
+            max_grad_norm=0.05,
+            warmup_steps=4,
+            zero_stage=stage,
+            bucket_bytes=1 << 20,
+            deepspeed={},
+        )
+        learner = DeepSpeedLearner(settings, Rendezvous(f"tcp://127.0.0.1:{port}", rank, num_ranks, 120.0))
+        scores = learner.score([[batch.rollouts[index] for index in indices] for indices in share])
+        logprobs = {
+            index: score.logprobs
+            for indices, group in zip(share, scores, strict=True)
+            for index, score in zip(indices, group, strict=True)
+        }
+        steps = [step(learner) for _ in range(3)]
+        folder = Path(output).parent / f"stage-{stage}"
+        learner.save(folder)
+        ahead = step(learner)
+        learner.load(folder)
+        again = step(learner)
+        update = learner.publish(4)
+        results[stage] = {
+            "logprobs": logprobs,
+            "steps": steps,
+            "ahead": ahead,
+            "again": again,
+            "checksums": update.checksums if update else None,
+        }
+    Path(output).write_bytes(pickle.dumps(results))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5])

@@ -1,0 +1,113 @@
+"""The real DeepSpeed learner, ZeRO stages 0 to 3 on 1 and 2 ranks, against plain PyTorch."""
+
+from __future__ import annotations
+
+import pickle
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rlsys.scoring import load_language_model
+from rlsys.weights.plan import checksum
+from tests.e2e.learner_process import make_batch
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one rank", "two ranks"])
+def results(request: pytest.FixtureRequest, world: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """All stages in one start per number of ranks: {"ranks": [per rank {stage: ...}], "folder": ...}."""
+    folder = tmp_path_factory.mktemp("learner")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [
+        subprocess.Popen(
+            [
+                sys.executable, "-m", "tests.e2e.learner_process", str(world / "base"), str(rank), str(request.param),
+                str(port), str(folder / f"rank-{rank}"),
+            ],
+            cwd=Path(__file__).parents[2],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(request.param)
+    ]  # fmt: skip
+    for process in processes:
+        output, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, output
+    loaded = [pickle.loads((folder / f"rank-{rank}").read_bytes()) for rank in range(request.param)]
+    return {"ranks": loaded, "folder": folder}
+
+
+@pytest.fixture(scope="module")
+def expected(world: Path) -> dict[str, Any]:
+    """Three AdamW steps in plain PyTorch, one sequence at a time, normalized by the global token count."""
+    batch, model = make_batch(), load_language_model(str(world / "base"), "float32")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
+    denominator = sum(len(r.completion_ids) for r, m in zip(batch.rollouts, batch.loss_mask, strict=True) if m)
+    first_logprobs, losses, norms, lrs = [], [], [], []
+    for step in range(3):
+        total = torch.zeros(())
+        for index, rollout in enumerate(batch.rollouts):
+            ids = torch.from_numpy(np.concatenate([rollout.prompt_ids, rollout.completion_ids]).astype(np.int64))[None]
+            start = len(rollout.prompt_ids)
+            logprobs = model(ids).logits[0].log_softmax(-1)[start - 1 : -1].gather(-1, ids[0, start:, None])[:, 0]
+            if step == 0:
+                first_logprobs.append(logprobs.detach().numpy())
+            weights = torch.from_numpy(np.exp(batch.old_logprobs[index] - rollout.rollout_logprobs)).clamp(max=20.0)
+            total = total - (weights * logprobs).sum() * batch.advantages[index] * batch.loss_mask[index] / denominator
+        lrs.append(1e-3 * (0.1 + 0.9 * step / 4))
+        for group in optimizer.param_groups:
+            group["lr"] = lrs[-1]
+        optimizer.zero_grad()
+        total.backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), 0.05)))
+        losses.append(float(total.detach()))
+        optimizer.step()
+    parameters = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    return {"logprobs": first_logprobs, "losses": losses, "norms": norms, "lrs": lrs, "parameters": parameters}
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_steps_equal_plain_pytorch(results: dict[str, Any], expected: dict[str, Any], stage: int) -> None:
+    for rank in results["ranks"]:
+        steps = rank[stage]["steps"]
+        assert [step.policy_version for step in steps] == [1, 2, 3]
+        np.testing.assert_allclose([step.loss for step in steps], expected["losses"], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose([step.grad_norm for step in steps], expected["norms"], rtol=1e-3)
+        np.testing.assert_allclose([step.lr for step in steps], expected["lrs"], rtol=1e-12)
+    model = load_language_model(str(results["folder"] / f"stage-{stage}" / "model"), "float32")
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.detach(), expected["parameters"][name], rtol=0, atol=3e-4)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_scores_equal_plain_pytorch(results: dict[str, Any], expected: dict[str, Any], stage: int) -> None:
+    logprobs = {index: row for rank in results["ranks"] for index, row in rank[stage]["logprobs"].items()}
+    assert sorted(logprobs) == list(range(24))
+    for index, row in logprobs.items():
+        np.testing.assert_allclose(row, expected["logprobs"][index], atol=2e-5)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_saved_learner_goes_on_exactly(results: dict[str, Any], stage: int) -> None:
+    for rank in results["ranks"]:
+        assert rank[stage]["ahead"] == rank[stage]["again"]
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_the_first_rank_publishes_whole_parameters(results: dict[str, Any], stage: int) -> None:
+    first, *others = (rank[stage]["checksums"] for rank in results["ranks"])
+    assert others == [None] * len(others)
+    saved = load_language_model(str(results["folder"] / f"stage-{stage}" / "model"), "float32")
+    assert first.keys() == dict(saved.named_parameters()).keys()
+    before = {name: checksum(parameter) for name, parameter in saved.named_parameters()}
+    assert all(first[name] != before[name] for name in first)  # published after one step more than was saved

@@ -1,0 +1,196 @@
+"""The real vLLM engine in this process, on the arithmetic world: sampling, and proofs of weight sync."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rlsys.algorithms.estimates import pass_at_k
+from rlsys.data.datasets import Columns, Row, read_rows
+from rlsys.data.prompts import render_prompts
+from rlsys.errors import WeightSyncError
+from rlsys.rewards.answers import grade
+from rlsys.types import Prompt, RolloutGroup, Sampling, WeightReceipt, WeightUpdate
+from rlsys.weights.plan import Bucket, checksum, fill_buckets
+from rlsys.weights.sync import verify_receipt
+
+pytestmark = pytest.mark.timeout(300)
+SAMPLING = Sampling(num_samples=4, max_completion_tokens=32, seed=42, step=1)
+
+
+@pytest.fixture(scope="module")
+def rows(world: Path) -> list[Row]:
+    return read_rows(str(world / "eval.jsonl"), Columns("problem", "answer", "id"), "error", "data.eval")
+
+
+@pytest.fixture(scope="module")
+def prompts(world: Path, rows: list[Row]) -> list[Prompt]:
+    from transformers import AutoTokenizer
+
+    return render_prompts(rows, AutoTokenizer.from_pretrained(world / "base"), "{problem}", None)
+
+
+@pytest.fixture(scope="module")
+def engine(world: Path) -> Iterator[Any]:
+    """One engine for all tests; those that change its weights load the base again."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("TORCH_COMPILE_DISABLE", "1")
+        environment.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        environment.setenv("VLLM_LOGGING_LEVEL", "ERROR")
+        from rlsys.rollout.vllm_engine import EngineSettings, VllmEngine
+
+        engine = VllmEngine(EngineSettings(str(world / "base"), "float32", 0, 45, {}))
+        yield engine
+        engine.close()
+
+
+@pytest.fixture
+def model(world: Path) -> torch.nn.Module:
+    from rlsys.scoring import load_language_model
+
+    return load_language_model(str(world / "base"), "float32")
+
+
+def load(
+    engine: Any, model: torch.nn.Module, version: int, keep: Callable[[list[Bucket]], list[Bucket]] = list
+) -> None:
+    """Publish `model`, let `keep` tamper with what arrives, load, and verify as a run does."""
+    buckets = list(fill_buckets(model.named_parameters(), 1 << 20))
+    assert len(buckets) > 1
+    published = {name: checksum(tensor) for name, tensor in model.named_parameters()}
+    update = WeightUpdate(version, (), published, sum(bucket.data.numel() for bucket in buckets))
+    receipt = WeightReceipt(version, engine.load(version, keep(buckets)), update.num_bytes)
+    verify_receipt(update, receipt, "the engine")
+
+
+def disturb(model: torch.nn.Module) -> None:
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.02)
+
+
+def largest_gap(model: torch.nn.Module, groups: list[RolloutGroup]) -> float:
+    """Between the engine's log-probs and Hugging Face's, one sequence at a time."""
+    gaps = []
+    for rollout in (rollout for group in groups for rollout in group.rollouts):
+        ids = torch.from_numpy(np.concatenate([rollout.prompt_ids, rollout.completion_ids]).astype(np.int64))[None]
+        with torch.no_grad():
+            logprobs = model(ids).logits[0].log_softmax(-1)
+        start = len(rollout.prompt_ids)
+        own = logprobs[start - 1 : -1].gather(-1, ids[0, start:, None])[:, 0].numpy()
+        gaps.append(np.abs(own - rollout.rollout_logprobs).max())
+    return float(max(gaps))
+
+
+def test_the_base_model_is_as_good_as_the_world_promises(engine: Any, prompts: list[Prompt], rows: list[Row]) -> None:
+    """pass@1 in [0.25, 0.45], pass@16 at least 0.9 on the 200 held-out problems."""
+    groups = engine.generate(prompts, replace(SAMPLING, num_samples=16, step=0))
+    assert len(groups) == 200
+    num_correct = [
+        sum(grade(rollout.text, group.prompt.gold).label == "correct" for rollout in group.rollouts) for group in groups
+    ]
+    assert 0.25 <= np.mean([pass_at_k(16, count, 1) for count in num_correct]) <= 0.45
+    assert np.mean([pass_at_k(16, count, 16) for count in num_correct]) >= 0.9
+
+
+def test_the_likeliest_completion_is_right_for_short_sums_and_wrong_for_long_ones(
+    engine: Any, prompts: list[Prompt]
+) -> None:
+    groups = engine.generate(prompts, replace(SAMPLING, num_samples=1, temperature=1e-3))
+    share: dict[int, list[bool]] = {}
+    for group in groups:
+        is_right = grade(group.rollouts[0].text, group.prompt.gold).label == "correct"
+        share.setdefault(group.prompt.text.count("+") + 1, []).append(is_right)
+    assert sorted(share) == [3, 4, 5, 6]
+    assert np.mean(share[3] + share[4]) > 0.5
+    assert np.mean(share[5] + share[6]) < 0.5
+
+
+def test_requests_have_their_own_seeds(engine: Any, prompts: list[Prompt]) -> None:
+    """The same (seed, step, prompt, sample) gives the same completion in any company, up to rounding of the batch."""
+    together = engine.generate(prompts[:16], SAMPLING)
+    again = engine.generate(prompts[:16], SAMPLING)
+    for one, other in zip(together, again, strict=True):
+        for left, right in zip(one.rollouts, other.rollouts, strict=True):
+            assert left.completion_ids.tolist() == right.completion_ids.tolist()
+            assert left.rollout_logprobs.tolist() == right.rollout_logprobs.tolist()
+    alone = engine.generate(prompts[3:4], SAMPLING)
+    assert [r.completion_ids.tolist() for r in alone[0].rollouts] == [
+        r.completion_ids.tolist() for r in together[3].rollouts
+    ]
+    other_step = engine.generate(prompts[:16], replace(SAMPLING, step=2))
+    assert [r.text for g in other_step for r in g.rollouts] != [r.text for g in together for r in g.rollouts]
+
+
+def test_completions_hold_their_stop_token_and_log_probs_of_every_token(engine: Any, prompts: list[Prompt]) -> None:
+    for group in engine.generate(prompts[:8], SAMPLING):
+        for rollout in group.rollouts:
+            assert rollout.finish_reason == "stop"
+            assert len(rollout.rollout_logprobs) == len(rollout.completion_ids)
+            assert rollout.text.endswith("}")  # the stop token is in the ids, not in the text
+            assert rollout.policy_version == engine.policy_version
+
+
+def test_eos_is_ignored_on_request_and_the_length_limit_is_named(engine: Any, prompts: list[Prompt]) -> None:
+    [group] = engine.generate(prompts[:1], replace(SAMPLING, ignore_eos=True, max_completion_tokens=30))
+    assert {(len(rollout.completion_ids), rollout.finish_reason) for rollout in group.rollouts} == {(30, "length")}
+
+
+def test_engine_and_learner_agree_before_and_after_a_sync_with_tied_embeddings(
+    engine: Any, prompts: list[Prompt], model: torch.nn.Module
+) -> None:
+    assert model.config.tie_word_embeddings
+    load(engine, model, version=1)
+    assert largest_gap(model, engine.generate(prompts[:16], SAMPLING)) < 1e-4
+    disturb(model)
+    load(engine, model, version=2)
+    groups = engine.generate(prompts[:16], SAMPLING)
+    assert largest_gap(model, groups) < 1e-4
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    probed = engine.prompt_logprobs([(rollout.prompt_ids, rollout.completion_ids) for rollout in rollouts])
+    assert max(np.abs(p - r.rollout_logprobs).max() for p, r in zip(probed, rollouts, strict=True)) < 1e-4
+
+
+def test_the_read_back_names_every_parameter_of_the_checkpoint(engine: Any, model: torch.nn.Module) -> None:
+    load(engine, model, version=1)
+    names = {name.partition("#")[0].partition("@")[0] for name in engine.read_back_checksums()}
+    assert names == {name for name, _ in model.named_parameters()}
+
+
+def test_a_dropped_bucket_is_seen(engine: Any, model: torch.nn.Module) -> None:
+    load(engine, model, version=1)
+    disturb(model)
+    with pytest.raises(WeightSyncError, match="does not hold what was published"):
+        load(engine, model, version=2, keep=lambda buckets: buckets[:-1])
+
+
+def test_a_stale_tensor_is_seen_and_named(engine: Any, model: torch.nn.Module) -> None:
+    stale = {name: tensor.clone() for name, tensor in model.named_parameters()}
+    disturb(model)
+    name = "model.layers.1.mlp.down_proj.weight"
+
+    def with_one_stale(buckets: list[Bucket]) -> list[Bucket]:
+        tensors = {name: tensor.clone() for name, tensor in model.named_parameters()} | {name: stale[name]}
+        return list(fill_buckets(tensors.items(), 1 << 20))
+
+    with pytest.raises(WeightSyncError, match=name):
+        load(engine, model, version=2, keep=with_one_stale)
+
+
+def test_a_stale_packed_head_is_seen(
+    engine: Any, model: torch.nn.Module, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM leaves the packed output head as it was on reload; the parameter beside it looks right."""
+    load(engine, model, version=1)
+    monkeypatch.setattr("rlsys.rollout.vllm_weights.repack_embeddings", lambda model: None)
+    disturb(model)
+    with pytest.raises(WeightSyncError, match=r"embed_tokens\.weight#packed@lm_head"):
+        load(engine, model, version=2)
+    assert largest_gap(model, engine.generate(prompts[:4], SAMPLING)) > 1e-2
