@@ -1,0 +1,136 @@
+"""Two ZeRO-3 ranks, two engines, one loop, all real: weights go round, a lost engine comes back, broken syncs stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from rlsys import build
+from rlsys.config import Config, load_config
+from rlsys.errors import ConfigError, WeightSyncError
+from rlsys.ray_session import ray_session
+from rlsys.rundir.directory import RunDirectory
+from rlsys.rundir.metrics_file import read_metrics
+from rlsys.train import Parts, train
+from rlsys.weights.sync import probe_gap, sync_and_verify
+from tests.e2e.breakable import RemoteBreakableRolloutActor
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@dataclass
+class Running:
+    config: Config
+    parts: Parts
+    actors: build.Actors
+
+    def break_syncs(self, fault: str) -> None:
+        ray.get([actor.break_sync.remote(fault) for actor in self.actors.engine.actors], timeout=60)
+
+
+@pytest.fixture(scope="module")
+def running(write_config: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One start for the whole module; every test begins with a sync, which mends what the one before broke."""
+    folder = tmp_path_factory.mktemp("actors")
+    overrides = [
+        "learner.num_ranks=2", "learner.zero_stage=3", "rollout.num_engines=2", "sync.bucket_mib=1",
+        "rollout.engine.kv_cache_memory_bytes=268435456", "evaluation.num_problems=4", "evaluation.num_samples=2",
+    ]  # fmt: skip
+    config = load_config(write_config(folder), overrides)
+    with pytest.MonkeyPatch.context() as patch, ray_session() as cluster:
+        patch.setattr(build, "RemoteRolloutActor", RemoteBreakableRolloutActor)
+        with build.launch(config, cluster.resources) as actors:
+            parts = build.assemble(config, build.load_prompts(config), actors, folder / "logs")
+            yield Running(config, parts, actors)
+
+
+def run_steps(running: Running, path: Path, num_steps: int) -> list[dict[str, Any]]:
+    config = running.config.model_copy(update={"num_steps": num_steps})
+    with RunDirectory.create(path, {}, {}) as run:
+        train(running.parts, config, run, run.metrics, lambda: False)
+    return read_metrics(path / "metrics.jsonl")
+
+
+def test_two_ranks_publish_to_two_engines(running: Running, tmp_path: Path) -> None:
+    _, *steps = run_steps(running, tmp_path, num_steps=3)
+    assert len(steps) == 3
+    for row in steps:
+        assert row["sync/checksum_ok"] == 1
+        assert row["sync/logprob_gap_max"] < 1e-4
+        assert row["learner/grad_norm"] > 0
+    assert steps[0]["policy/kl_to_reference"] == 0
+    assert steps[-1]["policy/kl_to_reference"] != 0
+    versions = [actor.policy_version.remote() for actor in running.actors.engine.actors]
+    assert ray.get(versions, timeout=60) == [3, 3]
+
+
+def test_a_killed_engine_comes_back_with_the_last_update(running: Running) -> None:
+    """Its prompts are issued again; nothing is lost, and it computes with the learner's weights."""
+    parts, config = running.parts, running.config
+    sync_and_verify(parts.learner, parts.engines, 7)
+    [process_id] = ray.get([running.actors.engine.actors[1].ping.remote()], timeout=60)
+    prompts = parts.prompts.next_batch()
+    before = parts.engines.generate(prompts, config.training_sampling(8)).result(120)
+    pending = parts.engines.generate(prompts, config.training_sampling(8))
+    os.kill(process_id, signal.SIGKILL)
+    groups = pending.result(300)
+    assert parts.engines.num_restarts == 1
+    assert [group.prompt.id for group in groups] == [prompt.id for prompt in prompts]
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    assert {rollout.policy_version for rollout in rollouts} == {7}
+    assert [r.text for r in rollouts] == [r.text for group in before for r in group.rollouts]  # seeds are the requests'
+    assert probe_gap(parts.learner, parts.engines, rollouts, 1e-4, 7, 120.0) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("stale tensor", "does not hold what was published"),
+        ("dropped bucket", "does not hold what was published"),
+        ("stale packed head", "#packed@lm_head"),
+        ("wrong version", "stamps policy version"),
+        ("stale derived state", "differ by"),
+    ],
+)
+def test_a_broken_sync_stops_the_run_before_another_update(
+    running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, message: str
+) -> None:
+    """The fault appears after the first update of a healthy run; there is no second one."""
+    learner, updates = running.parts.learner, []
+    real_step = learner.step
+
+    def step_then_break(batch: Any) -> Any:
+        updates.append(real_step(batch))
+        running.break_syncs(fault)
+        return updates[-1]
+
+    monkeypatch.setattr(learner, "step", step_then_break)
+    try:
+        with pytest.raises(WeightSyncError, match=message):
+            run_steps(running, tmp_path, num_steps=4)
+    finally:
+        running.break_syncs("")
+    assert len(updates) == 1
+
+
+def test_rollouts_ahead_of_the_learner_are_learned_from(running: Running, tmp_path: Path) -> None:
+    """max_offpolicy_steps = 1: the same loop, one step behind; engines are probed instead."""
+    rollout = running.config.rollout.model_copy(update={"max_offpolicy_steps": 1})
+    ahead = Running(running.config.model_copy(update={"rollout": rollout}), running.parts, running.actors)
+    _, *steps = run_steps(ahead, tmp_path, num_steps=3)
+    assert [row["policy/age_max"] for row in steps] == [0, 1, 1]
+    assert all(row["sync/logprob_gap_max"] < 1e-4 for row in steps)
+
+
+def test_an_engine_setting_that_vllm_does_not_have_is_named(running: Running) -> None:
+    from rlsys.rollout.vllm_engine import EngineSettings, VllmEngine
+
+    with pytest.raises(ConfigError, match=r"rollout\.engine\.max_num_seqz"):
+        VllmEngine(EngineSettings(running.config.model.path, "float32", 0, 45, {"max_num_seqz": 4}))
