@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from rlsys.actors.placement import ClusterResources
 from rlsys.errors import ConfigError
+
+_CONNECT_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,26 +27,45 @@ class RaySession:
 def ray_session() -> Iterator[RaySession]:
     """Connect on entry; on exit disconnect, and stop what was started here.
 
+    Only `RAY_ADDRESS` makes a run join a cluster (a submitted job has it; `auto` is the one of this machine). Left to
+    itself, Ray would also join, or wait for, whatever `ray start` last began on this machine.
+
     Raises:
         ConfigError: `RAY_ADDRESS` names a cluster that does not answer.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
-    try:
-        context = ray.init(
-            include_dashboard=True,
-            dashboard_host="127.0.0.1",
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-        )
-    except ConnectionError as error:
-        address = os.environ.get("RAY_ADDRESS")
-        raise ConfigError(f"RAY_ADDRESS {address!r}: no Ray cluster answers there ({error})") from None
+    asked = os.environ.get("RAY_ADDRESS", "local")
+    _check_answers(asked)
+    context = ray.init(
+        address=asked,
+        include_dashboard=True if asked == "local" else None,
+        dashboard_host="127.0.0.1",
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
     try:
         yield RaySession(_dashboard_url(context), cluster_resources())
     finally:
         ray.shutdown()
+
+
+def _check_answers(asked: str) -> None:
+    """Somebody listens at the address: Ray itself would wait for a cluster that is gone without end."""
+    from ray._private.services import canonicalize_bootstrap_address
+
+    try:
+        address = canonicalize_bootstrap_address(asked)
+        if address is None:
+            return
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"RAY_ADDRESS is {asked!r}, but no Ray cluster answers there ({error}): start one with `ray start --head`, "
+            "or unset RAY_ADDRESS to use this machine alone"
+        ) from None
 
 
 def cluster_resources() -> ClusterResources:
