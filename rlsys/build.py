@@ -21,7 +21,7 @@ from rlsys.actors.seats import Seats
 from rlsys.algorithms import advantages
 from rlsys.config import Config
 from rlsys.data.datasets import Columns, read_rows
-from rlsys.data.prompts import PromptSource, render_prompts
+from rlsys.data.prompts import PromptSource, check_fills_a_batch, render_prompts
 from rlsys.errors import ConfigError
 from rlsys.experience import AdvantageFunction, Objective, RewardFunction
 from rlsys.learner.deepspeed_learner import LearnerSettings
@@ -126,6 +126,7 @@ def load_prompts(config: Config) -> PromptSets:
         )
         for key, file in (("data.train", data.train), ("data.eval", data.eval))
     )
+    check_fills_a_batch(len(train), config.rollout.num_prompts_per_step)
     num_problems = config.evaluation.num_problems
     if len(held_out) < num_problems:
         raise ConfigError(f"evaluation.num_problems is {num_problems}, but data.eval has {len(held_out)} problems")

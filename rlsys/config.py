@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -35,7 +35,7 @@ ENGINE_KEYS_SET_BY_RLSYS = {
 class Section(BaseModel):
     """A part of the configuration: frozen, and strict about its keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ModelConfig(Section):
@@ -106,10 +106,13 @@ class AlgorithmConfig(Section):
     importance: ImportanceConfig = ImportanceConfig()
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class LearnerConfig(Section):
     lr: float = Field(default=2e-4, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     warmup_steps: int = Field(default=0, ge=0)
@@ -139,7 +142,7 @@ class CheckpointConfig(Section):
 
 class SyncConfig(Section):
     bucket_mib: int = Field(default=64, ge=1)
-    logprob_gap_bound: float | None = None
+    logprob_gap_bound: float | None = Field(default=None, gt=0)
     """Nats; None: 1e-4 in float32, 0.5 in bfloat16."""
 
 
@@ -161,7 +164,7 @@ class LoggingConfig(Section):
 
 class Config(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    seed: int = 42
+    seed: int = Field(default=42, ge=0)
     num_steps: int = Field(ge=1)
     run_dir: str = "runs"
     model: ModelConfig
@@ -242,8 +245,8 @@ def load_config(file: str | Path, overrides: Iterable[str] = ()) -> Config:
     if not path.is_file():
         raise ConfigError(f"{path}: no such configuration file")
     try:
-        tree = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date or number that is none
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected a mapping of keys, found {type(tree).__name__}")
@@ -276,7 +279,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
             raise ConfigError(f"override {override!r}: {parent!r} is a value, not a section")
     try:
         node[leaf] = _parse_value(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         raise ConfigError(f"override {override!r}: {text!r} is not a YAML value") from None
 
 

@@ -19,8 +19,9 @@ def describe_plan(config: Config, placement: PlacementPlan, num_train_prompts: i
 def _batch_lines(config: Config, num_train_prompts: int, max_prompt_tokens: int) -> list[str]:
     rollout, learner = config.rollout, config.learner
     num_rollouts = rollout.num_rollouts_per_step
-    most_tokens = num_rollouts * (max_prompt_tokens + rollout.max_completion_tokens)
-    num_microbatches = _round_up(-(-most_tokens // learner.microbatch_tokens), learner.num_ranks)
+    longest = max_prompt_tokens + rollout.max_completion_tokens
+    most_tokens = num_rollouts * longest
+    num_microbatches = _round_up(-(-num_rollouts // (learner.microbatch_tokens // longest)), learner.num_ranks)
     steps_per_epoch = num_train_prompts // rollout.num_prompts_per_step
     return [
         f"{config.name}: regime {config.regime.name}, {config.num_steps} steps, into {config.path}",

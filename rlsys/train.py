@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from rlsys.config import Config
 from rlsys.data.prompts import PromptSource
 from rlsys.evaluation.evaluate import evaluate, evaluation_metrics
-from rlsys.experience import Objective, judge
+from rlsys.experience import Experience, Objective, judge
 from rlsys.observe.clock import Clock
 from rlsys.protocols import Future, Grader, Learner, MetricSink, RolloutEngine, Scorer
 from rlsys.rundir.directory import RunDirectory
@@ -58,7 +58,7 @@ def train(parts: Parts, config: Config, run: RunDirectory, sink: MetricSink, sho
     sync_and_verify(learner, engines, step)
     if run.start is None:
         sink.log(0, _evaluate(parts, config, run, step))
-    num_asked, stopping = step + len(pending), should_stop()
+    num_asked, is_probed, stopping = step + len(pending), False, should_stop()
     while step < config.num_steps and not stopping:
         while len(pending) <= config.rollout.max_offpolicy_steps and num_asked < config.num_steps:
             num_asked += 1
@@ -72,16 +72,17 @@ def train(parts: Parts, config: Config, run: RunDirectory, sink: MetricSink, sho
         step += 1
         if _is_due(step, config.logging.save_rollouts_every_num_steps, config):
             run.write_rollouts(step, groups, **experience.columns())
-        gap = (
-            check_gap(experience.logprob_gap_max(), config.logprob_gap_bound, step - 1) if config.is_on_policy else 0.0
-        )
+        if config.is_on_policy:
+            gap = check_gap(experience.logprob_gap_max(), config.logprob_gap_bound, step - 1)
+        else:
+            gap = 0.0 if is_probed else _probe(parts, config, experience, step - 1)
         with clock.measure("learn"):
             update = learner.step(experience.training_batch())
         with clock.measure("sync"):
             sync = sync_and_verify(learner, engines, step)
-            if not config.is_on_policy or step == config.num_steps:  # no later rollouts will show what the engines hold
-                probed = experience.rollouts[:NUM_PROBED_ROLLOUTS]
-                gap = max(gap, probe_gap(learner, engines, probed, config.logprob_gap_bound, step, deadlines.sync))
+            is_probed = not config.is_on_policy or step == config.num_steps  # no later rollouts show what engines hold
+            if is_probed:
+                gap = max(gap, _probe(parts, config, experience, step))
         metrics |= {"sync/logprob_gap_max": gap, **update.metrics_row(), **sync.metrics_row()}
         metrics |= clock.metrics(experience.num_completion_tokens(), experience.num_tokens())
         if _is_due(step, config.evaluation.every_num_steps, config):
@@ -95,6 +96,12 @@ def train(parts: Parts, config: Config, run: RunDirectory, sink: MetricSink, sho
 
 def _is_due(step: int, every_num_steps: int, config: Config) -> bool:
     return every_num_steps > 0 and (step % every_num_steps == 0 or step == config.num_steps)
+
+
+def _probe(parts: Parts, config: Config, experience: Experience, step: int) -> float:
+    """Let engines and learner, both at version `step`, score a few of the rollouts anew; the largest gap in nats."""
+    rollouts = experience.rollouts[:NUM_PROBED_ROLLOUTS]
+    return probe_gap(parts.learner, parts.engines, rollouts, config.logprob_gap_bound, step, config.deadlines.sync)
 
 
 def _evaluate(parts: Parts, config: Config, run: RunDirectory, step: int) -> dict[str, float]:

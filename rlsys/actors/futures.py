@@ -47,6 +47,8 @@ def get(
         if isinstance(error.cause, RlsysError):
             raise error.cause from None
         raise failure(f"{waiting_for}: {_first_line(error.cause)}") from error
+    except ray.exceptions.RayError as error:  # a worker or an object was lost with its machine
+        raise ActorLostError(f"{waiting_for}: {_first_line(error)}") from None
 
 
 def _first_line(error: BaseException) -> str:

@@ -63,22 +63,28 @@ def read_rows(file: str, columns: Columns, on_bad_row: str, key: str) -> list[Ro
     return rows
 
 
-def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    with path.open(encoding="utf-8", errors="replace") as lines:
+def _numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 yield number, line
 
 
-def _parse(line: str, columns: Columns, where: str, default_id: str) -> Row:
+def _parse(line: bytes, columns: Columns, where: str, default_id: str) -> Row:
     try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not valid JSON: {error.msg}") from None
+        record = json.loads(line.decode())
+    except UnicodeDecodeError:
+        raise DataError(f"{where}: not UTF-8 text") from None
+    except (ValueError, RecursionError) as error:  # not JSON, or JSON beyond what a number or a nesting may be
+        raise DataError(f"{where}: not valid JSON: {str(error).splitlines()[0]}") from None
     if not isinstance(record, dict):
         raise DataError(f"{where}: expected a JSON object, found {type(record).__name__}")
-    row_id = record.get(columns.id, default_id) if columns.id else default_id
-    return Row(str(row_id), _text(record, columns.problem, where), _text(record, columns.answer, where))
+    row_id = record.get(columns.id) if columns.id else None
+    return Row(
+        default_id if row_id is None else str(row_id),
+        _text(record, columns.problem, where),
+        _text(record, columns.answer, where),
+    )
 
 
 def _text(record: dict[str, Any], column: str, where: str) -> str:
@@ -89,4 +95,8 @@ def _text(record: dict[str, Any], column: str, where: str) -> str:
         value = str(value)
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"{where}: field {column!r} is empty or not text: {value!r}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{where}: field {column!r} holds half a character (a lone surrogate)") from None
     return value

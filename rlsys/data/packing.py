@@ -55,24 +55,38 @@ def plan_microbatches(lengths: Sequence[int], microbatch_tokens: int, multiple_o
     if lengths and max(lengths) > microbatch_tokens:
         raise ValueError(f"a sequence of {max(lengths)} tokens exceeds microbatch_tokens = {microbatch_tokens}")
     by_length = sorted(range(len(lengths)), key=lambda index: lengths[index])
-    num_microbatches = max(1, -(-sum(lengths) // microbatch_tokens))
-    num_microbatches = -(-num_microbatches // multiple_of) * multiple_of
-    while True:
-        plan = _fill(by_length, lengths, num_microbatches)
-        if all(_padded_tokens(group, lengths) <= microbatch_tokens for group in plan):
-            return plan
-        num_microbatches += multiple_of
+    filled = _fill_up(by_length, lengths, microbatch_tokens)
+    num_microbatches = max(1, -(-len(filled) // multiple_of)) * multiple_of
+    balanced = _share_out(by_length, lengths, num_microbatches)
+    if all(_padded_tokens(group, lengths) <= microbatch_tokens for group in balanced):
+        return balanced
+    while len(filled) < num_microbatches:
+        filled.append([])
+        if (largest := max(filled, key=len)) and len(largest) > 1:
+            half = len(largest) // 2
+            filled[-1] = largest[half:]
+            del largest[half:]
+    return filled
 
 
-def _fill(by_length: list[int], lengths: Sequence[int], num_microbatches: int) -> list[list[int]]:
-    """Cut the sorted sequences into groups of about equal token counts."""
-    plan: list[list[int]] = [[] for _ in range(num_microbatches)]
-    total = sum(lengths)
-    before = 0
+def _fill_up(by_length: list[int], lengths: Sequence[int], microbatch_tokens: int) -> list[list[int]]:
+    """As few groups of neighbours as fit: a group is closed when the next, longer sequence would not fit in."""
+    groups: list[list[int]] = []
     for index in by_length:
-        plan[min(before * num_microbatches // total, num_microbatches - 1)].append(index)
+        if not groups or (len(groups[-1]) + 1) * lengths[index] > microbatch_tokens:
+            groups.append([])
+        groups[-1].append(index)
+    return groups
+
+
+def _share_out(by_length: list[int], lengths: Sequence[int], num_groups: int) -> list[list[int]]:
+    """Cut the sorted sequences into groups of about equal token counts, whatever their padding."""
+    groups: list[list[int]] = [[] for _ in range(num_groups)]
+    total, before = sum(lengths), 0
+    for index in by_length:
+        groups[min(before * num_groups // total, num_groups - 1)].append(index)
         before += lengths[index]
-    return plan
+    return groups
 
 
 def _padded_tokens(group: list[int], lengths: Sequence[int]) -> int:

@@ -54,6 +54,12 @@ def render(user_turn: str, tokenizer: PreTrainedTokenizerBase) -> str:
     return rendered
 
 
+def check_fills_a_batch(num_prompts: int, batch_size: int) -> None:
+    """Raises `ConfigError` where one batch takes more prompts than there are."""
+    if num_prompts < batch_size:
+        raise ConfigError(f"rollout.num_prompts_per_step is {batch_size}, but data.train has {num_prompts} prompts")
+
+
 class PromptSource:
     """Endless batches of prompts, shuffled anew each epoch; where it stands is two numbers.
 
@@ -65,10 +71,7 @@ class PromptSource:
         Raises:
             ConfigError: fewer prompts than one batch takes.
         """
-        if len(prompts) < batch_size:
-            raise ConfigError(
-                f"rollout.num_prompts_per_step is {batch_size}, but data.train has {len(prompts)} prompts"
-            )
+        check_fills_a_batch(len(prompts), batch_size)
         self._prompts = prompts
         self._batch_size = batch_size
         self._seed = seed

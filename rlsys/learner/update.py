@@ -33,9 +33,9 @@ def select(batch: TrainingBatch, indices: Sequence[int]) -> TrainingBatch:
 
 
 def count_loss_tokens(batch: TrainingBatch) -> int:
-    """Completion tokens that are learned from: the global denominator of the loss."""
+    """Completion tokens that are learned from: the global denominator of the loss; at least 1, where none counts."""
     pairs = zip(batch.rollouts, batch.loss_mask, strict=True)
-    return sum(len(rollout.completion_ids) for rollout, weight in pairs if weight > 0)
+    return max(1, sum(len(rollout.completion_ids) for rollout, weight in pairs if weight > 0))
 
 
 def microbatch_loss(

@@ -137,6 +137,7 @@ class VllmEngine:
 
     def _submit(self, prompt: Prompt, sampling: Sampling, sample_index: int) -> str:
         from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
 
         request_id = self._next_request_id()
         params = SamplingParams(
@@ -148,6 +149,7 @@ class VllmEngine:
             logprobs=0,
             flat_logprobs=True,
             detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
             skip_clone=True,
         )
         self._engine.add_request(request_id, _tokens(list(prompt.token_ids)), params)

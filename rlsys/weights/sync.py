@@ -33,7 +33,10 @@ def sync_and_verify(learner: Learner, engines: RolloutEngine, policy_version: in
     """
     start = time.perf_counter()
     update = learner.publish(policy_version)
-    for index, receipt in enumerate(engines.load(update)):
+    receipts = engines.load(update)
+    if not receipts:
+        raise WeightSyncError(f"version {policy_version}: no engine answered for it")
+    for index, receipt in enumerate(receipts):
         verify_receipt(update, receipt, f"engine {index}")
     return SyncReport(policy_version, update.num_bytes, time.perf_counter() - start)
 
@@ -44,8 +47,7 @@ def verify_receipt(update: WeightUpdate, receipt: WeightReceipt, holder: str) ->
         raise WeightSyncError(
             f"{holder} stamps policy version {receipt.policy_version}, published was {update.policy_version}"
         )
-    held = {_parameter_of(name) for name in receipt.checksums}
-    if missing := sorted(update.checksums.keys() - held):
+    if missing := sorted(update.checksums.keys() - receipt.checksums.keys()):
         raise WeightSyncError(f"{holder}, version {update.policy_version}: lacks {_some(missing)}")
     stale = [name for name, value in receipt.checksums.items() if _expected(update.checksums, name) != value]
     if stale:

@@ -1,0 +1,89 @@
+"""Where actors go: numbers by hand, and the law that no bundle is booked beyond what it holds."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from rlsys.actors.placement import ActorSlot, ClusterResources, plan_placement
+from rlsys.errors import ConfigError
+
+
+def test_one_of_each_on_two_cores_takes_turns() -> None:
+    plan = plan_placement(1, 1, ClusterResources(num_cpus=2, num_gpus=0))
+    assert plan.bundles == ({"CPU": 1.0},)
+    assert plan.slots == (
+        ActorSlot("learner", 0, 0, 0.2, 0, 2),
+        ActorSlot("reference", 0, 0, 0.2, 0, 2),
+        ActorSlot("engine", 0, 0, 0.2, 0, 2),
+        ActorSlot("grader", 0, 0, 0.2, 0, 1),
+    )
+
+
+def test_two_ranks_and_four_engines_on_eight_cores() -> None:
+    plan = plan_placement(2, 4, ClusterResources(num_cpus=8, num_gpus=0))
+    assert plan.bundles == ({"CPU": 1.0},) * 4
+    assert [(slot.bundle, slot.num_threads) for slot in plan.of_kind("learner")] == [(0, 4), (1, 4)]
+    assert [(slot.bundle, slot.num_threads) for slot in plan.of_kind("reference")] == [(0, 4), (1, 4)]
+    assert [(slot.bundle, slot.num_threads) for slot in plan.of_kind("engine")] == [(0, 2), (1, 2), (2, 2), (3, 2)]
+    assert [slot.bundle for slot in plan.of_kind("grader")] == [0]
+
+
+def test_cores_that_do_not_divide_are_rounded_down() -> None:
+    plan = plan_placement(3, 2, ClusterResources(num_cpus=8, num_gpus=0))
+    assert {slot.num_threads for slot in plan.of_kind("learner")} == {2}
+    assert {slot.num_threads for slot in plan.of_kind("engine")} == {4}
+
+
+def test_on_gpus_engines_and_ranks_have_one_each_and_the_reference_shares_its_ranks() -> None:
+    plan = plan_placement(2, 1, ClusterResources(num_cpus=24, num_gpus=3))
+    assert plan.bundles == ({"CPU": 1.0, "GPU": 1.0},) * 3
+    assert plan.slots == (
+        ActorSlot("learner", 0, 0, 0.2, 0.6, 8),
+        ActorSlot("learner", 1, 1, 0.2, 0.6, 8),
+        ActorSlot("reference", 0, 0, 0.2, 0.4, 8),
+        ActorSlot("reference", 1, 1, 0.2, 0.4, 8),
+        ActorSlot("engine", 0, 2, 0.2, 1.0, 8),
+        ActorSlot("grader", 0, 0, 0.2, 0, 1),
+    )
+
+
+@pytest.mark.parametrize(
+    ("num_ranks", "num_engines", "num_cpus", "num_gpus", "message"),
+    [
+        (3, 1, 2, 0, "learner.num_ranks is 3, but the cluster has 2 CPUs: lower it, or add a machine"),
+        (1, 3, 2, 0, "rollout.num_engines is 3, but the cluster has 2 CPUs: lower it, or add a machine"),
+        (1, 1, 0, 0, "learner.num_ranks is 1, but the cluster has 0 CPUs: lower it, or add a machine"),
+        (1, 1, 8, 1, "learner.num_ranks 1 + rollout.num_engines 1 need 2 GPUs, the cluster has 1"),
+        (2, 2, 3, 4, "learner.num_ranks + rollout.num_engines is 4, but the cluster has 3 CPUs: lower it, or add a "
+         "machine"),
+    ],
+)  # fmt: skip
+def test_no_room(num_ranks: int, num_engines: int, num_cpus: int, num_gpus: int, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        plan_placement(num_ranks, num_engines, ClusterResources(num_cpus, num_gpus))
+    assert str(caught.value) == message
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 32), st.integers(0, 12))
+def test_a_plan_fits_into_its_bundles_and_they_into_the_cluster(
+    num_ranks: int, num_engines: int, num_cpus: int, num_gpus: int
+) -> None:
+    try:
+        plan = plan_placement(num_ranks, num_engines, ClusterResources(num_cpus, num_gpus))
+    except ConfigError:
+        assume(False)
+    assert sum(bundle["CPU"] for bundle in plan.bundles) <= num_cpus
+    assert sum(bundle.get("GPU", 0) for bundle in plan.bundles) <= num_gpus
+    booked: dict[tuple[int, str], float] = defaultdict(float)
+    for slot in plan.slots:
+        booked[slot.bundle, "CPU"] += slot.num_cpus
+        booked[slot.bundle, "GPU"] += slot.num_gpus
+    for (bundle, resource), amount in booked.items():
+        assert amount <= plan.bundles[bundle].get(resource, 0) + 1e-9
+    counts = {kind: len(plan.of_kind(kind)) for kind in ("learner", "reference", "engine", "grader")}
+    assert counts == {"learner": num_ranks, "reference": num_ranks, "engine": num_engines, "grader": 1}
+    assert all(1 <= slot.num_threads <= num_cpus for slot in plan.slots)

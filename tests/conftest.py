@@ -1,0 +1,85 @@
+"""What tests of several folders share: a toy run's configuration, and a tiny model with problems on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+from rlsys.config import Config, apply_overrides
+
+# No deadline per example: on a shared machine it would measure the neighbours.
+settings.register_profile("rlsys", deadline=None, max_examples=50)
+settings.load_profile("rlsys")
+
+MakeConfig = Callable[..., Config]
+
+
+@pytest.fixture
+def toy_config(tmp_path: Path) -> MakeConfig:
+    """Gives the configuration of a run of `tests.fakes`, 6 steps of 4 prompts x 4 one-token completions."""
+
+    def make(*overrides: str) -> Config:
+        tree: dict[str, Any] = {
+            "name": "toy",
+            "seed": 1,
+            "num_steps": 6,
+            "run_dir": str(tmp_path / "runs"),
+            "model": {"path": "toy"},
+            "data": {"train": "train.jsonl", "eval": "eval.jsonl"},
+            "rollout": {"num_prompts_per_step": 4, "group_size": 4, "max_completion_tokens": 1},
+            "learner": {"lr": 1.0},
+            "evaluation": {"every_num_steps": 2, "num_problems": 8, "num_samples": 4},
+            "checkpoint": {"every_num_steps": 3, "keep_last": 10},
+        }
+        apply_overrides(tree, overrides)
+        return Config.model_validate(tree)
+
+    return make
+
+
+@dataclass(frozen=True)
+class TinyWorld:
+    """`folder` holds `train.jsonl` (12 rows), `eval.jsonl` (6) and `base/`, an untrained Qwen3 of 64 positions."""
+
+    folder: Path
+
+    def config_tree(self, run_dir: Path) -> dict[str, Any]:
+        """A valid configuration: 4 steps of 4 prompts x 2 completions of at most 8 tokens."""
+        return {
+            "name": "tiny",
+            "num_steps": 4,
+            "run_dir": str(run_dir),
+            "model": {"path": str(self.folder / "base")},
+            "data": {"train": str(self.folder / "train.jsonl"), "eval": str(self.folder / "eval.jsonl")},
+            "rollout": {"num_prompts_per_step": 4, "group_size": 2, "max_completion_tokens": 8},
+            "learner": {"microbatch_tokens": 64},
+            "evaluation": {"every_num_steps": 2, "num_problems": 6, "num_samples": 4},
+        }
+
+
+@pytest.fixture(scope="session")
+def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> TinyWorld:
+    """Every prompt has 6 tokens, the longest 8."""
+    from rlsys.data.arithmetic.config import WorldConfig
+    from rlsys.data.arithmetic.pretrain import build_model
+    from rlsys.data.arithmetic.tokenizer import build_tokenizer
+
+    folder = tmp_path_factory.mktemp("tiny-world")
+    tokenizer = build_tokenizer()
+    model = build_model(WorldConfig(hidden_size=32, num_layers=1, num_heads=2, intermediate_size=32), tokenizer)
+    model.save_pretrained(folder / "base")
+    tokenizer.save_pretrained(folder / "base")
+    problems = {
+        "train": [(f"{n % 10}+{n // 10}+1=", str(n % 10 + n // 10 + 1)) for n in range(11)] + [("1+2+3+4=", "10")],
+        "eval": [(f"{n}+{n}+2=", str(2 * n + 2)) for n in range(6)],
+    }
+    for split, pairs in problems.items():
+        rows = [{"id": f"{split}-{i}", "problem": text, "answer": answer} for i, (text, answer) in enumerate(pairs)]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return TinyWorld(folder)

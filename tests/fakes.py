@@ -1,0 +1,290 @@
+"""A world so small that it needs no engine: one-token answers from a table of logits, behind the real protocols.
+
+The policy's logits for a prompt are its row of `table` plus `bias`; engine, learner and reference compute log-probs by
+one function, so they agree to the last bit as long as they hold the same weights. Weights travel in real buckets with
+real checksums, and the learner differentiates the real loss. Every call is written into a journal that the parts share.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+import numpy as np
+import torch
+
+from rlsys.build import build_objective
+from rlsys.config import Config
+from rlsys.data.packing import build_microbatch
+from rlsys.data.prompts import PromptSource
+from rlsys.errors import DeadlineError
+from rlsys.learner.update import LossSettings, count_loss_tokens, microbatch_loss
+from rlsys.train import Parts
+from rlsys.types import (
+    Prompt,
+    Rollout,
+    RolloutGroup,
+    Sampling,
+    StepResult,
+    TokenScores,
+    TrainingBatch,
+    Verdict,
+    WeightReceipt,
+    WeightUpdate,
+)
+from rlsys.weights.plan import Bucket, checksum, fill_buckets, open_bucket
+
+NUM_TOKENS = 5
+UNDECIDABLE = 0
+"""The answer that the grader can never decide on."""
+
+T = TypeVar("T")
+Journal = list[tuple[str, Any]]
+Weights = dict[str, torch.Tensor]
+FaultKind = Literal["stale tensor", "dropped bucket", "wrong version", "stale copy", "late"]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What goes wrong in the engine, from the load of `version` on ("late": from the rollouts of that version on).
+
+    "stale tensor": `bias` keeps its old values. "dropped bucket": the engine has no `bias`. "wrong version": the
+    receipt names the version before. "stale copy": the parameters are right, but the engine computes with a copy of
+    older ones. "late": no rollout arrives before its deadline.
+    """
+
+    kind: FaultKind
+    version: int
+
+
+@dataclass(frozen=True)
+class Now(Generic[T]):
+    """A future whose value is here, or that is later than any deadline."""
+
+    value: T
+    is_late: bool = False
+
+    def result(self, deadline_seconds: float) -> T:
+        if self.is_late:
+            raise DeadlineError(f"no answer within {deadline_seconds:g} s")
+        return self.value
+
+
+def make_prompts(split: str, num_prompts: int) -> list[Prompt]:
+    """Prompt i is the one token i; its right answer is token 1 + i % 4, never `UNDECIDABLE`."""
+    return [
+        Prompt(f"{split}-{index}", f"{index}?", (index,), gold=str(1 + index % (NUM_TOKENS - 1)))
+        for index in range(num_prompts)
+    ]
+
+
+def initial_weights(num_prompts: int) -> Weights:
+    generator = torch.Generator().manual_seed(5)
+    return {
+        "table": 0.1 * torch.randn(num_prompts, NUM_TOKENS, generator=generator),
+        "bias": 0.1 * torch.randn(NUM_TOKENS, generator=generator),
+    }
+
+
+def token_distribution(weights: Weights, prompt_token: int, temperature: float = 1.0) -> torch.Tensor:
+    """Log-probs of every answer to a prompt [NUM_TOKENS]; with gradient where the weights have it."""
+    return ((weights["table"][prompt_token] + weights["bias"]) / temperature).log_softmax(-1)
+
+
+def score_rollout(weights: Weights, rollout: Rollout) -> TokenScores:
+    logprobs = token_distribution(weights, int(rollout.prompt_ids[0])).detach()
+    entropy = -(logprobs.exp() * logprobs).sum()
+    return TokenScores(logprobs[rollout.completion_ids].numpy(), entropy.reshape(1).numpy())
+
+
+class TableEngine:
+    """A `RolloutEngine` that samples at once, when it is asked: what an engine's mailbox amounts to."""
+
+    def __init__(self, journal: Journal, fault: Fault | None = None) -> None:
+        self._journal = journal
+        self._fault = fault
+        self._version = -1
+        self._held: Weights = {}
+        self._computed_with: Weights = {}
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Now[list[RolloutGroup]]:
+        self._journal.append(("generate", sampling.step))
+        groups = [RolloutGroup(prompt, self._sample(prompt, sampling)) for prompt in prompts]
+        return Now(groups, is_late=self._has("late"))
+
+    def _sample(self, prompt: Prompt, sampling: Sampling) -> tuple[Rollout, ...]:
+        logprobs = token_distribution(self._computed_with, prompt.token_ids[0], sampling.temperature).numpy()
+        cumulative = np.exp(logprobs.astype(np.float64)).cumsum()
+        seeds = [sampling.request_seed(prompt.id, index) for index in range(sampling.num_samples)]
+        draws = [np.random.default_rng(seed).random() * cumulative[-1] for seed in seeds]
+        tokens = np.searchsorted(cumulative, draws, side="right")
+        return tuple(
+            self._rollout(prompt, int(token), logprobs, index, seed)
+            for index, (token, seed) in enumerate(zip(tokens, seeds, strict=True))
+        )
+
+    def _rollout(self, prompt: Prompt, token: int, logprobs: np.ndarray, index: int, seed: int) -> Rollout:
+        return Rollout(
+            prompt_ids=np.array(prompt.token_ids, dtype=np.int32),
+            completion_ids=np.array([token], dtype=np.int32),
+            rollout_logprobs=logprobs[[token]],
+            text=str(token),
+            finish_reason="stop",
+            policy_version=self._version,
+            sample_index=index,
+            seed=seed,
+        )
+
+    def load(self, update: WeightUpdate) -> list[WeightReceipt]:
+        self._journal.append(("load", update.policy_version))
+        self._version = update.policy_version
+        received = {name: tensor.detach().clone() for bucket in update.buckets for name, tensor in open_bucket(bucket)}
+        if self._has("stale tensor"):
+            received["bias"] = self._held["bias"]
+        if self._has("dropped bucket"):
+            del received["bias"]
+        self._held = received
+        if not self._has("stale copy"):
+            self._computed_with = received
+        elif not self._computed_with:
+            self._computed_with = {name: tensor + torch.arange(NUM_TOKENS) for name, tensor in received.items()}
+        stamp = update.policy_version - self._has("wrong version")
+        checksums = {name: checksum(tensor) for name, tensor in self._held.items()}
+        return [WeightReceipt(stamp, checksums, sum(bucket.data.numel() for bucket in update.buckets))]
+
+    def probe(self, rollouts: Sequence[Rollout]) -> list[list[np.ndarray]]:
+        self._journal.append(("probe", self._version))
+        return [[score_rollout(self._computed_with, rollout).logprobs for rollout in rollouts]]
+
+    def _has(self, kind: FaultKind) -> bool:
+        return self._fault is not None and self._fault.kind == kind and self._version >= self._fault.version
+
+
+class TableReference:
+    """A `Scorer` that never changes."""
+
+    def __init__(self, journal: Journal, weights: Weights) -> None:
+        self._journal = journal
+        self._weights = weights
+
+    def score(self, rollouts: Sequence[Rollout]) -> Now[list[TokenScores]]:
+        self._journal.append(("score", "reference"))
+        return Now([score_rollout(self._weights, rollout) for rollout in rollouts])
+
+
+class TableLearner:
+    """A `Learner`: gradient descent with momentum on the real loss. `batches` are what its steps were given."""
+
+    def __init__(self, journal: Journal, weights: Weights, config: Config) -> None:
+        self._journal = journal
+        self._weights = {name: tensor.clone().requires_grad_() for name, tensor in weights.items()}
+        self._momentum = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
+        self._lr = config.learner.lr
+        self._loss = LossSettings(config.algorithm.loss, config.algorithm.importance.cap)
+        self._version = 0
+        self.batches: list[TrainingBatch] = []
+
+    def score(self, rollouts: Sequence[Rollout]) -> Now[list[TokenScores]]:
+        self._journal.append(("score", "policy"))
+        return Now([score_rollout(self._weights, rollout) for rollout in rollouts])
+
+    def step(self, batch: TrainingBatch) -> StepResult:
+        self.batches.append(batch)
+        self._version += 1
+        self._journal.append(("step", self._version))
+        rows = [token_distribution(self._weights, int(rollout.prompt_ids[0])) for rollout in batch.rollouts]
+        tokens = [int(rollout.completion_ids[0]) for rollout in batch.rollouts]
+        logprobs = torch.stack([row[[token]] for row, token in zip(rows, tokens, strict=True)])
+        microbatch = build_microbatch(batch.rollouts)
+        num_tokens = count_loss_tokens(batch)
+        loss, metrics = microbatch_loss(self._loss, logprobs, batch, microbatch, float(num_tokens))
+        gradients = torch.autograd.grad(loss, list(self._weights.values()))
+        for (name, tensor), gradient in zip(self._weights.items(), gradients, strict=True):
+            self._momentum[name] = 0.5 * self._momentum[name] + gradient
+            self._weights[name] = (tensor.detach() - self._lr * self._momentum[name]).requires_grad_()
+        norm = float(torch.stack([gradient.norm() for gradient in gradients]).norm())
+        values = {name: float(value) for name, value in metrics.items()}
+        return StepResult(self._version, float(loss.detach()), norm, self._lr, num_tokens, values)
+
+    def publish(self, policy_version: int) -> WeightUpdate:
+        self._journal.append(("publish", policy_version))
+        buckets: tuple[Bucket, ...] = tuple(fill_buckets(self._weights.items(), bucket_bytes=16))
+        checksums = {name: checksum(tensor) for name, tensor in self._weights.items()}
+        return WeightUpdate(policy_version, buckets, checksums, sum(bucket.data.numel() for bucket in buckets))
+
+    def save(self, directory: Path) -> None:
+        self._journal.append(("save", self._version))
+        for part, tensors in (("model", self._weights), ("state", self._momentum)):
+            (directory / part).mkdir()
+            stored = {name: tensor.detach().tolist() for name, tensor in tensors.items()}
+            (directory / part / "tensors.json").write_text(json.dumps(stored))
+        (directory / "state" / "version.json").write_text(json.dumps(self._version))
+
+    def load(self, directory: Path) -> None:
+        read = {part: json.loads((directory / part / "tensors.json").read_text()) for part in ("model", "state")}
+        self._weights = {name: torch.tensor(rows).requires_grad_() for name, rows in read["model"].items()}
+        self._momentum = {name: torch.tensor(rows) for name, rows in read["state"].items()}
+        self._version = json.loads((directory / "state" / "version.json").read_text())
+        self._journal.append(("restore", self._version))
+
+
+class TableGrader:
+    """A `Grader` that compares with the gold answer, and never decides on `UNDECIDABLE`."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def grade(self, groups: Sequence[RolloutGroup]) -> Now[list[list[Verdict]]]:
+        self._journal.append(("grade", len(groups)))
+        return Now([[_verdict(rollout.text, group.prompt.gold) for rollout in group.rollouts] for group in groups])
+
+
+def _verdict(text: str, gold: str) -> Verdict:
+    if text == str(UNDECIDABLE):
+        return Verdict("undecided", "the checker did not end in time")
+    return Verdict("correct", "equal") if text == gold else Verdict("wrong", "not equal")
+
+
+@dataclass
+class ToyRun:
+    """All parts of a run, and what was done with them."""
+
+    parts: Parts
+    learner: TableLearner
+    journal: Journal = field(default_factory=list)
+
+
+def make_toy_run(config: Config, fault: Fault | None = None, num_prompts: int = 12) -> ToyRun:
+    journal: Journal = []
+    weights = initial_weights(num_prompts)
+    learner = TableLearner(journal, weights, config)
+    parts = Parts(
+        prompts=PromptSource(make_prompts("train", num_prompts), config.rollout.num_prompts_per_step, config.seed),
+        evaluation_prompts=make_prompts("eval", config.evaluation.num_problems),
+        engines=TableEngine(journal, fault),
+        grader=TableGrader(journal),
+        reference=TableReference(journal, weights),
+        learner=learner,
+        objective=build_objective(config),
+    )
+    return ToyRun(parts, learner, journal)
+
+
+@dataclass
+class JournalSink:
+    """A `MetricSink` that passes rows on to another and notes them in the journal."""
+
+    sink: Any
+    journal: Journal
+    after: Callable[[int], None] = lambda step: None
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.sink.log(step, metrics)
+        self.journal.append(("row", step))
+        self.after(step)
+
+    def close(self) -> None:
+        self.sink.close()

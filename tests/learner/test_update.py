@@ -1,0 +1,141 @@
+"""The loss of a microbatch: numbers by hand, shares that add up, rollouts that are left out."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlsys.data.packing import build_microbatch
+from rlsys.learner.update import LossSettings, count_loss_tokens, microbatch_loss, select
+from rlsys.types import Rollout, TrainingBatch
+
+PLAIN = LossSettings("reinforce", importance_cap=None)
+CAPPED = LossSettings("reinforce", importance_cap=2.0)
+
+
+def make_batch(
+    lengths: list[int],
+    advantages: list[float],
+    loss_mask: list[float] | None = None,
+    log_ratio: float = 0.0,
+) -> TrainingBatch:
+    """Token t of rollout b has id 10 b + t; `log_ratio` is old minus rollout log-prob, on every token."""
+    rollouts = tuple(
+        Rollout(
+            prompt_ids=np.array([0], dtype=np.int32),
+            completion_ids=np.arange(length, dtype=np.int32) + 10 * index,
+            rollout_logprobs=np.full(length, -1.0 - log_ratio, dtype=np.float32),
+            text="",
+            finish_reason="stop",
+            policy_version=0,
+            sample_index=index,
+            seed=0,
+        )
+        for index, length in enumerate(lengths)
+    )
+    return TrainingBatch(
+        rollouts=rollouts,
+        old_logprobs=tuple(np.full(length, -1.0, dtype=np.float32) for length in lengths),
+        advantages=np.array(advantages, dtype=np.float32),
+        loss_mask=np.array([1.0] * len(lengths) if loss_mask is None else loss_mask, dtype=np.float32),
+    )
+
+
+def loss_and_gradient(
+    batch: TrainingBatch, logprobs_by_token: torch.Tensor, denominator: float, settings: LossSettings = PLAIN
+) -> tuple[float, torch.Tensor]:
+    """The loss where token i has log-prob `logprobs_by_token[i]`, and its gradient by these."""
+    leaf = logprobs_by_token.clone().requires_grad_()
+    microbatch = build_microbatch(batch.rollouts)
+    logprobs = leaf[microbatch.completion_ids] * microbatch.completion_mask
+    loss, _ = microbatch_loss(settings, logprobs, batch, microbatch, denominator)
+    [gradient] = torch.autograd.grad(loss, leaf)
+    return loss.item(), gradient
+
+
+TABLE = -torch.arange(1, 101, dtype=torch.float64) / 8
+
+
+def test_the_loss_by_hand() -> None:
+    """Rollout 0: tokens 0 and 1 with log-probs -1/8, -2/8 and advantage 2; rollout 1: token 10, -11/8, advantage -1."""
+    loss, gradient = loss_and_gradient(make_batch([2, 1], [2.0, -1.0]), TABLE, denominator=3.0)
+    assert loss == pytest.approx(-(2 * -1 / 8 + 2 * -2 / 8 - 1 * -11 / 8) / 3)
+    assert gradient[:2].tolist() == pytest.approx([-2 / 3, -2 / 3])
+    assert gradient[10].item() == pytest.approx(1 / 3)
+    assert gradient.count_nonzero() == 3  # padding has none
+
+
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=9),
+    data=st.data(),
+    loss_settings=st.sampled_from([PLAIN, CAPPED]),
+)
+def test_shares_add_up_to_the_whole_over_any_split(
+    lengths: list[int], data: st.DataObject, loss_settings: LossSettings
+) -> None:
+    number = len(lengths)
+    advantages = data.draw(st.lists(st.floats(-3, 3, width=32), min_size=number, max_size=number))
+    loss_mask = data.draw(st.lists(st.sampled_from([0.0, 1.0]), min_size=number, max_size=number))
+    batch = make_batch(lengths, advantages, [1.0, *loss_mask[1:]], log_ratio=0.5)
+    parts = data.draw(st.lists(st.integers(0, 2), min_size=number, max_size=number))
+    denominator = float(count_loss_tokens(batch))
+    whole, whole_gradient = loss_and_gradient(batch, TABLE, denominator, loss_settings)
+    shares = [
+        loss_and_gradient(select(batch, indices), TABLE, denominator, loss_settings)
+        for part in set(parts)
+        if (indices := [index for index in reversed(range(number)) if parts[index] == part])
+    ]
+    assert sum(loss for loss, _ in shares) == pytest.approx(whole, abs=1e-12)
+    assert torch.allclose(sum(gradient for _, gradient in shares), whole_gradient, atol=1e-12)
+
+
+def test_rollouts_that_are_left_out_leave_no_gradient_and_do_not_count() -> None:
+    batch = make_batch([2, 3], [1.0, math.nan], loss_mask=[1.0, 0.0])
+    assert count_loss_tokens(batch) == 2
+    loss, gradient = loss_and_gradient(batch, TABLE, denominator=2.0)
+    assert loss == pytest.approx((1 / 8 + 2 / 8) / 2)
+    assert gradient[10:].tolist() == [0.0] * 90
+
+
+def test_a_batch_of_which_nothing_counts_has_loss_zero_and_no_gradient() -> None:
+    batch = make_batch([2, 3], [1.0, 1.0], loss_mask=[0.0, 0.0])
+    loss, gradient = loss_and_gradient(batch, TABLE, denominator=float(count_loss_tokens(batch)))
+    assert loss == 0.0
+    assert not gradient.any()
+
+
+@pytest.mark.parametrize(
+    ("log_ratio", "weight"), [(0.0, 1.0), (-1.0, math.exp(-1)), (math.log(1.5), 1.5), (math.log(8), 2.0), (200.0, 2.0)]
+)
+def test_importance_weights_are_the_ratio_up_to_the_cap(log_ratio: float, weight: float) -> None:
+    batch = make_batch([1], [3.0], log_ratio=log_ratio)
+    loss, gradient = loss_and_gradient(batch, TABLE, 1.0, CAPPED)
+    assert loss == pytest.approx(3 / 8 * weight, rel=1e-6)
+    assert gradient[0].item() == pytest.approx(-3 * weight, rel=1e-6)
+    assert loss_and_gradient(batch, TABLE, 1.0, PLAIN)[0] == pytest.approx(3 / 8)
+
+
+def test_the_weights_are_reported_as_shares_too() -> None:
+    batch = make_batch([1, 3], [1.0, 1.0], log_ratio=math.log(1.5))
+    microbatch = build_microbatch(batch.rollouts)
+    _, metrics = microbatch_loss(CAPPED, torch.zeros(2, 3), batch, microbatch, denominator=8.0)
+    assert metrics["weight"].item() == 0.5
+    assert metrics["importance_weight"].item() == pytest.approx(1.5 / 2)
+
+
+def test_select_keeps_together_what_belongs_together() -> None:
+    part = select(make_batch([1, 2, 3], [1.0, 2.0, 3.0], [1.0, 0.0, 1.0]), [2, 1])
+    assert [len(rollout.completion_ids) for rollout in part.rollouts] == [3, 2]
+    assert [len(old) for old in part.old_logprobs] == [3, 2]
+    assert (part.advantages.tolist(), part.loss_mask.tolist()) == ([3.0, 2.0], [1.0, 0.0])
+    assert select(part, []).rollouts == ()
+
+
+def test_an_unknown_loss_is_named() -> None:
+    with pytest.raises(ValueError, match="unknown loss 'magic'"):
+        loss_and_gradient(make_batch([1], [1.0]), TABLE, 1.0, LossSettings("magic", None))

@@ -1,0 +1,266 @@
+"""The configuration: what is derived from it, and the one line that every mistake gets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from rlsys.config import ENGINE_KEYS_SET_BY_RLSYS, Config, apply_overrides, load_config
+from rlsys.errors import ConfigError
+from rlsys.types import Sampling
+
+EXAMPLE = """
+name: arithmetic-task
+seed: 42
+num_steps: 120
+run_dir: runs
+model:      {path: worlds/arithmetic/base, dtype: float32}
+data:       {train: worlds/arithmetic/train.jsonl, eval: worlds/arithmetic/eval.jsonl, on_bad_row: error}
+rollout:    {num_prompts_per_step: 32, group_size: 8, max_completion_tokens: 32, temperature: 1.0, ignore_eos: false,
+             num_engines: 1, max_offpolicy_steps: 0}
+regime:     {name: task, alpha: 1.0, kl_coef: 1.0e-4, reduction: sum, length_power: 0.5}
+algorithm:  {loss: reinforce, advantage: leave_one_out, importance: {kind: truncated, cap: 20.0}}
+learner:    {lr: 2.0e-4, weight_decay: 0.0, warmup_steps: 0, num_ranks: 1, zero_stage: 1, microbatch_tokens: 8192}
+evaluation: {every_num_steps: 20, num_problems: 200, num_samples: 16}
+checkpoint: {every_num_steps: 40, keep_last: 2}
+"""
+
+
+@pytest.fixture
+def example(tmp_path: Path) -> Path:
+    path = tmp_path / "task.yaml"
+    path.write_text(EXAMPLE)
+    return path
+
+
+def refused(path: Path, *overrides: str) -> str:
+    """The message, which must be one line and name the file or the override."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    message = str(caught.value)
+    assert caught.value.exit_code == 2
+    assert "\n" not in message
+    assert str(path) in message or any(repr(override) in message for override in overrides)
+    return message.removeprefix(f"{path}: ")
+
+
+def test_the_documented_example_loads_as_written(example: Path) -> None:
+    config = load_config(example)
+    written = yaml.safe_load(EXAMPLE)
+    loaded = config.model_dump(mode="json")
+    for key, value in written.items():
+        if isinstance(value, dict):
+            assert value.items() <= loaded[key].items()
+        else:
+            assert loaded[key] == value
+
+
+def test_every_default_is_the_documented_one() -> None:
+    """The example's values are what is left when all but the required keys are left out."""
+    written = yaml.safe_load(EXAMPLE)
+    required = {"name": "arithmetic-task", "num_steps": 120, "model": {"path": "worlds/arithmetic/base"}}
+    data = {"data": {key: written["data"][key] for key in ("train", "eval")}}
+    assert Config.model_validate(required | data) == Config.model_validate(written)
+
+
+def test_derived_values(example: Path) -> None:
+    config = load_config(example)
+    assert config.path == Path("runs/arithmetic-task")
+    assert config.rollout.num_rollouts_per_step == 256
+    assert config.training_sampling(7) == Sampling(8, 32, 42, 7, temperature=1.0, top_p=1.0, ignore_eos=False)
+    assert config.evaluation_sampling(20) == Sampling(16, 32, 42, 20)
+    assert config.is_on_policy
+    assert config.logprob_gap_bound == 1e-4
+    assert load_config(example, ["model.dtype=bfloat16"]).logprob_gap_bound == 0.5
+    assert load_config(example, ["sync.logprob_gap_bound=0.25"]).logprob_gap_bound == 0.25
+
+
+@pytest.mark.parametrize("override", ["rollout.max_offpolicy_steps=1", "rollout.temperature=0.9", "rollout.top_p=0.5"])
+def test_only_plain_fresh_samples_are_on_policy(example: Path, override: str) -> None:
+    assert not load_config(example, [override]).is_on_policy
+
+
+@pytest.mark.parametrize(
+    ("override", "keys", "value"),
+    [
+        ("learner.lr=1e-4", ("learner", "lr"), 1e-4),  # text to YAML 1.1
+        ("learner.lr=0.001", ("learner", "lr"), 1e-3),
+        ("num_steps=7", ("num_steps",), 7),
+        ("name=other", ("name",), "other"),
+        ("rollout.ignore_eos=true", ("rollout", "ignore_eos"), True),
+        ("learner.betas=[0.9, 0.95]", ("learner", "betas"), (0.9, 0.95)),
+        ("algorithm.importance.cap=5", ("algorithm", "importance", "cap"), 5.0),
+        ('data.prompt_template="{problem}=?"', ("data", "prompt_template"), "{problem}=?"),
+        ("data.id_column=null", ("data", "id_column"), None),
+        ("data.id_column=", ("data", "id_column"), None),
+        ("rollout.engine.max_num_seqs=64", ("rollout", "engine"), {"max_num_seqs": 64}),
+        ("learner.deepspeed.zero_optimization.overlap_comm=false",
+         ("learner", "deepspeed"), {"zero_optimization": {"overlap_comm": False}}),
+    ],
+)  # fmt: skip
+def test_overrides(example: Path, override: str, keys: tuple[str, ...], value: Any) -> None:
+    found: Any = load_config(example, [override])
+    for key in keys:
+        found = getattr(found, key)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_the_last_override_wins(example: Path) -> None:
+    assert load_config(example, ["seed=1", "seed=2"]).seed == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("rollout.group_sise=4", "unknown key 'rollout.group_sise'; did you mean 'group_size'?"),
+        ("rolout.group_size=4", "unknown key 'rolout'; did you mean 'rollout'?"),
+        ("algorithm.importance.kap=4", "unknown key 'algorithm.importance.kap'; did you mean 'cap'?"),
+        ("checkpoint.zzz=4", "unknown key 'checkpoint.zzz'; allowed: every_num_steps, keep_last"),
+        ("rollout.group_size=0", "rollout.group_size is 0: input should be greater than or equal to 1"),
+        ("rollout.temperature=0", "rollout.temperature is 0: input should be greater than 0"),
+        ("rollout.top_p=1.5", "rollout.top_p is 1.5: input should be less than or equal to 1"),
+        ("num_steps=many", "num_steps is 'many': input should be a valid integer, unable to parse string"),
+        ("num_steps=2.5", "num_steps is 2.5: input should be a valid integer"),
+        ("learner.lr=fast", "learner.lr is 'fast': input should be a valid number"),
+        ("learner.lr=", "learner.lr is None: input should be a valid number"),
+        ("learner.lr=-1", "learner.lr is -1: input should be greater than 0"),
+        ("learner.zero_stage=4", "learner.zero_stage is 4: input should be 0, 1, 2 or 3"),
+        ("regime.name=sharp", "regime.name is 'sharp': input should be 'task', 'sharpening', 'blended', 'tempered' or"),
+        ("regime.alpha=.nan", "regime.alpha is nan: input should be a finite number"),
+        ("model.dtype=float16", "model.dtype is 'float16': input should be 'float32' or 'bfloat16'"),
+        ("data.on_bad_row=ignore", "data.on_bad_row is 'ignore': input should be 'error' or 'skip'"),
+        ("name=../elsewhere", "name is '../elsewhere': string should match pattern"),
+        ("data.prompt_template=Solve", "data: prompt_template must contain {problem}"),
+    ],
+)
+def test_a_mistake_is_named_with_its_value_and_what_is_allowed(example: Path, override: str, message: str) -> None:
+    assert refused(example, override).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["rollout.group_size=1"],
+         "rollout.group_size is 1, but algorithm.advantage 'leave_one_out' compares the completions of one prompt: "
+         "use 2 or more"),
+        (["rollout.group_size=1", "algorithm.advantage=grpo"],
+         "rollout.group_size is 1, but algorithm.advantage 'grpo' compares"),
+        (["learner.num_ranks=257"],
+         "learner.num_ranks is 257, but a step has only 256 rollouts (num_prompts_per_step x group_size)"),
+        (["rollout.num_engines=33"],
+         "rollout.num_engines is 33, but a step has only 32 prompts (rollout.num_prompts_per_step)"),
+    ],
+)  # fmt: skip
+def test_batch_arithmetic_that_does_not_add_up(example: Path, overrides: list[str], message: str) -> None:
+    assert refused(example, *overrides).startswith(message)
+
+
+def test_batch_arithmetic_that_just_adds_up(example: Path) -> None:
+    load_config(example, ["rollout.group_size=1", "algorithm.advantage=group_mean"])
+    load_config(example, ["learner.num_ranks=256"])
+    load_config(example, ["rollout.num_engines=32"])
+
+
+@pytest.mark.parametrize("key", ENGINE_KEYS_SET_BY_RLSYS)
+def test_engine_settings_that_rlsys_makes_itself_are_refused(example: Path, key: str) -> None:
+    message = refused(example, f"rollout.engine.{key}=1")
+    assert message == f"rollout: engine.{key} is set by {ENGINE_KEYS_SET_BY_RLSYS[key]}"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed", "override 'seed': write it as key.sub=value"),
+        ("=5", "override '=5': write it as key.sub=value"),
+        ("seed.sub=5", "override 'seed.sub=5': 'seed' is a value, not a section"),
+        ("learner.betas=[0.9", "override 'learner.betas=[0.9': '[0.9' is not a YAML value"),
+        ("name=2024-99-01", "override 'name=2024-99-01': '2024-99-01' is not a YAML value"),
+        ("seed=0x_", "override 'seed=0x_': '0x_' is not a YAML value"),
+    ],
+)
+def test_overrides_of_another_form(example: Path, override: str, message: str) -> None:
+    assert refused(example, override) == message
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=-1",  # neither numpy nor the engine takes it
+        "learner.lr=.inf",
+        "learner.weight_decay=.inf",
+        "learner.max_grad_norm=.nan",
+        "regime.alpha=.inf",
+        "regime.length_power=.nan",
+        "sync.logprob_gap_bound=-1",
+        "sync.logprob_gap_bound=.nan",
+        "learner.betas=[0.9, 1.5]",
+        "deadlines.step=.inf",
+    ],
+)
+def test_numbers_that_cannot_be_meant_are_refused(example: Path, override: str) -> None:
+    key, _, value = override.partition("=")
+    message = refused(example, override)
+    assert key in message
+    assert value.strip(".[]").split(", ")[-1] in message
+
+
+@pytest.mark.parametrize("key", ["name", "num_steps", "model", "model.path", "data", "data.train", "data.eval"])
+def test_missing_keys(tmp_path: Path, key: str) -> None:
+    tree = yaml.safe_load(EXAMPLE)
+    *parents, leaf = key.split(".")
+    node = tree
+    for parent in parents:
+        node = node[parent]
+    del node[leaf]
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    assert refused(path) == f"key {key!r} is missing"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"name: [unclosed", "not valid YAML: while parsing a flow sequence"),
+        (b"name: a\n\tnum_steps: 3\n", "not valid YAML: while scanning for the next token found character '\\t'"),
+        (b"name: 2024-99-01\n", "not valid YAML"),
+        (b"name: caf\xe9\n", "not valid YAML"),
+        (b"", "expected a mapping of keys, found NoneType"),
+        (b"- name\n- num_steps\n", "expected a mapping of keys, found list"),
+        (b"just words\n", "expected a mapping of keys, found str"),
+    ],
+)
+def test_files_that_are_no_configuration(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_bytes(content)
+    assert refused(path).startswith(message)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    assert refused(tmp_path / "none.yaml") == "no such configuration file"
+    assert refused(tmp_path) == "no such configuration file"
+
+
+@given(st.text(max_size=30))
+def test_no_override_is_answered_with_a_traceback(text: str) -> None:
+    tree = yaml.safe_load(EXAMPLE)
+    try:
+        apply_overrides(tree, [f"seed={text}"])
+        Config.model_validate(tree)
+    except (ConfigError, ValidationError):
+        pass
+
+
+def test_a_configuration_is_frozen_and_survives_its_own_file(example: Path, tmp_path: Path) -> None:
+    config = load_config(example, ["rollout.engine.max_num_seqs=64", "learner.betas=[0.8, 0.9]"])
+    with pytest.raises(ValidationError, match="frozen"):
+        config.seed = 1
+    resolved = tmp_path / "config.yaml"
+    resolved.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    assert load_config(resolved) == config

@@ -1,0 +1,160 @@
+"""One step's rollouts judged: numbers by hand from a grader and scorers that say what they are told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from rlsys.algorithms.advantages import leave_one_out
+from rlsys.build import build_objective
+from rlsys.experience import Experience, Objective, judge
+from rlsys.types import Label, Prompt, Rollout, RolloutGroup, TokenScores, Verdict
+from tests.conftest import MakeConfig
+from tests.fakes import Now
+
+LENGTHS = [2, 1, 3, 2]
+LABELS: list[Label] = ["correct", "wrong", "undecided", "correct"]
+
+
+@dataclass
+class ToldGrader:
+    labels: Sequence[Label]
+
+    def grade(self, groups: Sequence[RolloutGroup]) -> Now[list[list[Verdict]]]:
+        labels = iter(self.labels)
+        return Now([[Verdict(next(labels), "told") for _ in group.rollouts] for group in groups])
+
+
+@dataclass
+class ConstantScorer:
+    """Gives every token the same log-prob, and the entropy 0.5."""
+
+    logprob: float
+
+    def score(self, rollouts: Sequence[Rollout]) -> Now[list[TokenScores]]:
+        lengths = [len(rollout.completion_ids) for rollout in rollouts]
+        return Now([TokenScores(_filled(self.logprob, length), _filled(0.5, length)) for length in lengths])
+
+
+def _filled(value: float, length: int) -> np.ndarray:
+    return np.full(length, value, dtype=np.float32)
+
+
+def make_groups(rollout_logprob: float = -1.0) -> list[RolloutGroup]:
+    """Two groups of two rollouts of `LENGTHS` tokens, after prompts of 3 and 4 tokens."""
+    groups = []
+    for number, prompt_length in enumerate((3, 4)):
+        prompt = Prompt(f"p{number}", "?", tuple(range(prompt_length)), gold="1")
+        rollouts = tuple(
+            Rollout(
+                prompt_ids=np.array(prompt.token_ids, dtype=np.int32),
+                completion_ids=np.arange(length, dtype=np.int32),
+                rollout_logprobs=_filled(rollout_logprob, length),
+                text="1",
+                finish_reason="stop",
+                policy_version=7 - number,
+                sample_index=index,
+                seed=index,
+            )
+            for index, length in enumerate(LENGTHS[2 * number : 2 * number + 2])
+        )
+        groups.append(RolloutGroup(prompt, rollouts))
+    return groups
+
+
+def judged(objective: Objective, rollout_logprob: float = -1.0) -> Experience:
+    """With log-probs of -2 per token under the reference and -1 under the policy."""
+    grader, reference, learner = ToldGrader(LABELS), ConstantScorer(-2.0), ConstantScorer(-1.0)
+    return judge(make_groups(rollout_logprob), grader, reference, learner, objective, 1.0)  # type: ignore[arg-type]
+
+
+def test_the_task_leaves_undecided_rollouts_out(toy_config: MakeConfig) -> None:
+    experience = judged(build_objective(toy_config("regime.name=task")))
+    assert experience.loss_mask.tolist() == [[1, 1], [0, 1]]
+    np.testing.assert_array_equal(experience.task_rewards, [[1, 0], [np.nan, 1]])
+    assert experience.advantages.tolist() == [[1, -1], [0, 0]]  # the last one has nobody to be compared with
+
+
+def test_sharpening_rewards_the_reference_logprob_of_every_rollout(toy_config: MakeConfig) -> None:
+    experience = judged(build_objective(toy_config("regime.name=sharpening", "regime.alpha=3")))
+    assert experience.rewards.tolist() == [[-12, -6], [-18, -12]]  # 3 x -2 x tokens
+    assert experience.advantages.tolist() == [[-6, 6], [-6, 6]]
+    assert experience.loss_mask.tolist() == [[1, 1], [1, 1]]
+
+
+def test_tilted_adds_the_task(toy_config: MakeConfig) -> None:
+    experience = judged(build_objective(toy_config("regime.name=tilted", "regime.alpha=2", "regime.kl_coef=0.5")))
+    # r + 0.5 x [L_ref + (L_ref - L_pi)] = r + 0.5 x (-2 - 1) x tokens
+    np.testing.assert_allclose(experience.rewards, [[1 - 3, -1.5], [np.nan, 1 - 3]])
+    assert experience.advantages.tolist() == [[-0.5, 0.5], [0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "advantages"),
+    [("leave_one_out", [-6.0, 6.0]), ("group_mean", [-3.0, 3.0]), ("grpo", [-0.5 * 2**0.5, 0.5 * 2**0.5])],
+)
+def test_the_advantage_is_the_one_by_name(toy_config: MakeConfig, name: str, advantages: list[float]) -> None:
+    config = toy_config("regime.name=sharpening", "regime.alpha=3", f"algorithm.advantage={name}")
+    assert judged(build_objective(config)).advantages[0] == pytest.approx(advantages, rel=1e-6)
+
+
+def test_scores_are_nested_as_the_groups_are(toy_config: MakeConfig) -> None:
+    columns = judged(build_objective(toy_config())).columns()
+    for name in ("old_scores", "reference_scores"):
+        assert [[len(score.logprobs) for score in group] for group in columns[name]] == [[2, 1], [3, 2]]
+    assert [[verdict.label for verdict in group] for group in columns["verdicts"]] == [LABELS[:2], LABELS[2:]]
+
+
+def test_the_training_batch_is_flat_in_the_order_of_the_groups(toy_config: MakeConfig) -> None:
+    batch = judged(build_objective(toy_config())).training_batch()
+    assert [len(rollout.completion_ids) for rollout in batch.rollouts] == LENGTHS
+    assert [old.tolist() for old in batch.old_logprobs] == [[-1.0] * length for length in LENGTHS]
+    assert batch.advantages.tolist() == [1, -1, 0, 0]
+    assert batch.loss_mask.tolist() == [1, 1, 0, 1]
+    assert batch.advantages.dtype == batch.loss_mask.dtype == np.float32
+
+
+def test_token_counts(toy_config: MakeConfig) -> None:
+    experience = judged(build_objective(toy_config()))
+    assert experience.num_completion_tokens() == 8
+    assert experience.num_tokens() == 8 + 2 * 3 + 2 * 4
+
+
+def test_metrics_by_hand(toy_config: MakeConfig) -> None:
+    experience = judged(build_objective(toy_config()), rollout_logprob=-1.5)
+    metrics = experience.metrics(policy_version=9, importance_cap=1.6)
+    assert metrics["reward/mean"] == pytest.approx(2 / 3)
+    assert metrics["reward/task"] == pytest.approx(2 / 3)
+    assert metrics["reward/undecided_fraction"] == 0.25
+    assert metrics["reward/reference_logprob"] == -4.0
+    assert metrics["reward/policy_logprob"] == metrics["policy/kl_to_reference"] * -1 == -2.0
+    assert metrics["policy/entropy"] == 0.5
+    assert metrics["policy/age_max"] == 9 - 6
+    assert metrics["completion/length_mean"] == 2.0
+    assert metrics["offpolicy/importance_mean"] == pytest.approx(np.exp(0.5))
+    assert metrics["offpolicy/clipped_fraction"] == 1.0  # exp(0.5) = 1.65
+    assert metrics["offpolicy/ess"] == pytest.approx(1.0)
+
+
+def test_the_gap_is_the_largest_difference_on_a_token(toy_config: MakeConfig) -> None:
+    objective = build_objective(toy_config())
+    assert judged(objective).logprob_gap_max() == 0.0
+    assert judged(objective, rollout_logprob=-1.25).logprob_gap_max() == 0.25
+    assert judged(objective, rollout_logprob=float("nan")).logprob_gap_max() == float("inf")
+
+
+def test_rewards_are_computed_in_double_precision() -> None:
+    """Sums over a completion are subtracted from each other: single precision would lose what is left."""
+    seen: list[torch.dtype] = []
+
+    def reward(signals: object) -> torch.Tensor:
+        values = signals.reference_logprobs.sum(-1)  # type: ignore[attr-defined]
+        seen.append(values.dtype)
+        return values
+
+    judged(Objective(reward, leave_one_out, uses_task_reward=False))
+    assert seen == [torch.float64]

@@ -1,0 +1,134 @@
+"""What an engine must prove, and what the refusal says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+
+from rlsys.errors import WeightSyncError
+from rlsys.types import Rollout, TokenScores, WeightReceipt, WeightUpdate
+from rlsys.weights.sync import check_gap, probe_gap, sync_and_verify, verify_receipt
+from tests.fakes import Now
+
+UPDATE = WeightUpdate(3, buckets=(), checksums={"embed.weight": 11, "norm.weight": 22}, num_bytes=640)
+RECEIPT = WeightReceipt(3, checksums={"embed.weight": 11, "norm.weight": 22}, num_bytes=640)
+
+
+def with_checksums(**changes: int | None) -> WeightReceipt:
+    """`RECEIPT` with some checksums changed, added or (None) left out; `_` stands for the dot."""
+    checksums = RECEIPT.checksums | {name.replace("_", "."): value for name, value in changes.items()}
+    return replace(RECEIPT, checksums={name: value for name, value in checksums.items() if value is not None})
+
+
+def refused(receipt: WeightReceipt) -> str:
+    with pytest.raises(WeightSyncError) as caught:
+        verify_receipt(UPDATE, receipt, "engine 1")
+    return str(caught.value)
+
+
+def test_the_published_bits_are_accepted() -> None:
+    verify_receipt(UPDATE, RECEIPT, "engine 1")
+
+
+def test_another_version_is_named() -> None:
+    assert refused(replace(RECEIPT, policy_version=2)) == "engine 1 stamps policy version 2, published was 3"
+
+
+def test_the_parameter_that_differs_is_named() -> None:
+    message = refused(with_checksums(norm_weight=23))
+    assert message == "engine 1, version 3: does not hold what was published: norm.weight"
+
+
+def test_the_parameter_that_is_missing_is_named() -> None:
+    assert refused(with_checksums(embed_weight=None)) == "engine 1, version 3: lacks embed.weight"
+
+
+def test_a_parameter_that_nobody_published_is_refused() -> None:
+    assert refused(with_checksums(head_bias=5)) == "engine 1, version 3: does not hold what was published: head.bias"
+
+
+@pytest.mark.parametrize("mark", ["#packed", "#packed@lm_head", "@lm_head"])
+def test_a_copy_must_equal_its_parameter(mark: str) -> None:
+    name = f"embed.weight{mark}"
+    verify_receipt(UPDATE, replace(RECEIPT, checksums=RECEIPT.checksums | {name: 11}), "engine 1")
+    message = refused(replace(RECEIPT, checksums=RECEIPT.checksums | {name: 12}))
+    assert message == f"engine 1, version 3: does not hold what was published: {name}"
+
+
+def test_many_names_are_cut_short() -> None:
+    update = replace(UPDATE, checksums={f"layer.{number}": number for number in range(5)})
+    with pytest.raises(WeightSyncError, match=r"lacks layer\.0, layer\.1, layer\.2 and 2 more$"):
+        verify_receipt(update, replace(RECEIPT, checksums={}), "engine 0")
+
+
+@dataclass
+class Publisher:
+    """The learner's and the engines' side of a sync, with engines that give the receipts they are told to."""
+
+    receipts: Sequence[WeightReceipt]
+    probed: Sequence[Sequence[np.ndarray]] = ()
+    scored: Sequence[np.ndarray] = ()
+    loaded: list[WeightUpdate] = field(default_factory=list)
+
+    def publish(self, policy_version: int) -> WeightUpdate:
+        return replace(UPDATE, policy_version=policy_version)
+
+    def load(self, update: WeightUpdate) -> Sequence[WeightReceipt]:
+        self.loaded.append(update)
+        return self.receipts
+
+    def score(self, rollouts: Sequence[Rollout]) -> Now[list[TokenScores]]:
+        return Now([TokenScores(logprobs, logprobs) for logprobs in self.scored])
+
+    def probe(self, rollouts: Sequence[Rollout]) -> Sequence[Sequence[np.ndarray]]:
+        return self.probed
+
+
+def test_every_engines_receipt_is_checked() -> None:
+    stale = with_checksums(norm_weight=0)
+    fine, broken = Publisher([RECEIPT, RECEIPT]), Publisher([RECEIPT, stale])
+    report = sync_and_verify(fine, fine, 3)  # type: ignore[arg-type]
+    assert [update.policy_version for update in fine.loaded] == [3]
+    row = report.metrics_row()
+    assert (row["sync/checksum_ok"], row["sync/bytes"]) == (1.0, 640.0)
+    assert 0 <= row["sync/seconds"] < 60
+    with pytest.raises(WeightSyncError, match=r"^engine 1, version 3: .*norm\.weight"):
+        sync_and_verify(broken, broken, 3)  # type: ignore[arg-type]
+
+
+def test_a_gap_up_to_the_bound_passes() -> None:
+    assert check_gap(0.5, bound=0.5, policy_version=3) == 0.5
+    with pytest.raises(
+        WeightSyncError, match=r"^version 3: engine and learner differ by 0\.501 nats on a token, allow"
+    ):
+        check_gap(0.501, bound=0.5, policy_version=3)
+
+
+@pytest.mark.parametrize("gap", [float("nan"), float("inf")])
+def test_a_gap_that_is_no_number_does_not(gap: float) -> None:
+    with pytest.raises(WeightSyncError, match=r"sync\.logprob_gap_bound"):
+        check_gap(gap, bound=1e9, policy_version=3)
+
+
+@pytest.mark.parametrize(
+    ("second_engine", "gap"), [([-1.0, -2.0, -3.0], 0.0), ([-1.0, -2.0, -3.25], 0.25), ([-0.5, -2.0, -3.25], 0.5)]
+)
+def test_the_probe_finds_the_largest_gap_over_engines_rollouts_and_tokens(
+    second_engine: list[float], gap: float
+) -> None:
+    scored = [np.array([-1.0, -2.0]), np.array([-3.0])]
+    other = np.array(second_engine)
+    both = Publisher([], probed=[scored, [other[:2], other[2:]]], scored=scored)
+    assert probe_gap(both, both, [], bound=1.0, policy_version=3, deadline_seconds=1.0) == gap  # type: ignore[arg-type]
+    if gap:
+        with pytest.raises(WeightSyncError):
+            probe_gap(both, both, [], bound=0.2, policy_version=3, deadline_seconds=1.0)  # type: ignore[arg-type]
+
+
+def test_a_probe_that_gives_no_number_does_not_pass() -> None:
+    both = Publisher([], probed=[[np.array([np.nan])]], scored=[np.array([-1.0])])
+    with pytest.raises(WeightSyncError):
+        probe_gap(both, both, [], bound=1e9, policy_version=3, deadline_seconds=1.0)  # type: ignore[arg-type]
