@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray  # noqa: F401  (whole before the thread below imports it too: two threads importing Ray lock each other)
 
+from rlsys.actors.placement import plan_placement
 from rlsys.config import Config
 from rlsys.errors import ActorLostError, ConfigError, RlsysError
 from rlsys.interrupts import Interrupts
@@ -22,8 +23,8 @@ from rlsys.model_folder import check_model_path
 from rlsys.observe.console import ConsoleSink
 from rlsys.observe.ray_metrics import RayMetricsSink
 from rlsys.observe.sinks import Sinks
-from rlsys.ray_session import RaySession, ray_session
-from rlsys.rundir.directory import RunDirectory, check_can_resume, check_can_start
+from rlsys.ray_session import RaySession, find_resources, ray_session
+from rlsys.rundir.directory import RunDirectory, check_can_resume, check_can_start, latest_checkpoint
 from rlsys.rundir.manifest import collect_manifest
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ def run_training(config: Config, resume: bool, interrupts: Interrupts) -> int:
         RlsysError: while running; the evidence is in `logs/failure.json`.
     """
     _check_before_start(config, resume)
+    if resume and (done := latest_checkpoint(config.path)) and done.step >= config.num_steps:
+        return done.step
     with ThreadPoolExecutor(1) as background:
         loading = background.submit(_load_inputs, config)
         with ray_session() as cluster:
@@ -70,6 +73,8 @@ def _check_before_start(config: Config, resume: bool) -> None:
     else:
         check_can_start(config.path)
     check_model_path(config.model.path)
+    if "RAY_ADDRESS" not in os.environ:  # else the cluster is asked, once it is reached
+        plan_placement(config.learner.num_ranks, config.rollout.num_engines, find_resources())
 
 
 def _load_inputs(config: Config) -> Inputs:
@@ -95,8 +100,6 @@ def _launch_and_train(
         prompts, manifest = loading.result()
         open_run = RunDirectory.resume if resume else RunDirectory.create
         with open_run(config.path, config.model_dump(mode="json"), manifest) as run, _evidence_of_failure(run.logs):
-            if run.start is not None and run.start.step >= config.num_steps:
-                return run.start.step
             return _train(config, prompts, actors, run, cluster, interrupts)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from statistics import median
 from typing import Any
 
 from rlsys.config import Config
 from rlsys.rundir.evaluation_files import read_evaluation
+from rlsys.rundir.metrics_file import read_metrics
 from rlsys.rundir.names import step_name, step_paths
 
 
@@ -18,6 +21,7 @@ def describe_run(config: Config, last_step: int) -> str:
         base, last = evaluations[0], evaluations[-1]
         lines.append(f"held-out problems solved ({len(last['problems'])} problems x {last['num_samples']} samples)")
         lines += [f"  {_comparison(k, base, last)}" for k in _shown(last)]
+    lines += _speed(path / "metrics.jsonl")
     places = [
         ("metrics", path / "metrics.jsonl"),
         ("rollouts", path / "rollouts"),
@@ -25,6 +29,18 @@ def describe_run(config: Config, last_step: int) -> str:
     ]
     lines += [f"{label:<9} {place}" for label, place in places if place.exists()]
     return "\n".join(lines)
+
+
+def _speed(metrics_file: Path) -> list[str]:
+    rows = [row for row in read_metrics(metrics_file) if "time/step_seconds" in row]
+    if not rows:
+        return []
+    parts = [f"{phase} {_median(rows, phase):.2f}" for phase in ("generate", "reward", "learn", "sync")]
+    return [f"seconds a step (medians): {_median(rows, 'step'):.2f}, of which {', '.join(parts)}"]
+
+
+def _median(rows: list[dict[str, Any]], phase: str) -> float:
+    return median(row[f"time/{phase}_seconds"] for row in rows)
 
 
 def _shown(evaluation: dict[str, Any]) -> list[str]:

@@ -9,8 +9,10 @@ from pathlib import Path
 import ray
 
 from rlsys.actors.process import redirect_output
+from rlsys.actors.wire import WireBatch, WireRollouts, WireScores, cut
 from rlsys.learner.deepspeed_learner import DeepSpeedLearner, LearnerSettings, Rendezvous, import_deepspeed
-from rlsys.types import Rollout, StepResult, TokenScores, TrainingBatch, WeightUpdate
+from rlsys.learner.update import select
+from rlsys.types import StepResult, WeightUpdate
 
 
 class LearnerActor:
@@ -37,11 +39,16 @@ class LearnerActor:
         """Load the model and meet the other ranks; collective."""
         self._learner = DeepSpeedLearner(self._settings, rendezvous)
 
-    def score(self, microbatches: Sequence[Sequence[Rollout]]) -> list[list[TokenScores]]:
-        return self._learner.score(microbatches)
+    def score(self, rollouts: WireRollouts, sizes: Sequence[int]) -> WireScores:
+        """Score rollouts in microbatches of the given sizes; collective."""
+        scored = self._learner.score(cut(rollouts.unpack(), sizes))
+        return WireScores.pack([score for microbatch in scored for score in microbatch])
 
-    def step(self, microbatches: Sequence[TrainingBatch], denominator: float) -> StepResult:
-        return self._learner.step(microbatches, denominator)
+    def step(self, batch: WireBatch, sizes: Sequence[int], denominator: float) -> StepResult:
+        """One update on a batch in microbatches of the given sizes; collective."""
+        whole = batch.unpack()
+        indices = cut(range(len(whole.rollouts)), sizes)
+        return self._learner.step([select(whole, part) for part in indices], denominator)
 
     def publish(self, policy_version: int) -> WeightUpdate | None:
         return self._learner.publish(policy_version)

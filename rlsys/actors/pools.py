@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,10 @@ import numpy as np
 
 from rlsys.actors.futures import ActorFuture, get
 from rlsys.actors.seats import Actor, ObjectRef, Seats
+from rlsys.actors.wire import WireBatch, WireRollouts, WireScores, cut
 from rlsys.config import DeadlineConfig
 from rlsys.data.packing import num_tokens, plan_microbatches
-from rlsys.errors import ActorLostError, DeadlineError, LearnerError, RolloutError, ScoringError
+from rlsys.errors import ActorLostError, DeadlineError, LearnerError, RlsysError, RolloutError, ScoringError
 from rlsys.learner.deepspeed_learner import LearnerSettings, Rendezvous
 from rlsys.learner.update import count_loss_tokens, select
 from rlsys.protocols import Future
@@ -120,7 +120,9 @@ class _Part:
         what = f"rollouts of step {self.sampling.step} from engine {self.index}"
         for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
-                return get([self.reference], deadline_seconds, what, RolloutError)[0]
+                [rollouts] = get([self.reference], deadline_seconds, what, RolloutError)
+                groups = cut(rollouts.unpack(), [self.sampling.num_samples] * len(self.prompts))
+                return [RolloutGroup(prompt, tuple(group)) for prompt, group in zip(self.prompts, groups, strict=True)]
             except (ActorLostError, DeadlineError):
                 if attempt == MAX_ATTEMPTS:
                     raise
@@ -174,7 +176,7 @@ class _PendingVerdicts:
             self._pool.replace()
             retry = self._pool.member.grade.remote(self._pairs)
             [verdicts] = get([retry], deadline_seconds, f"{what}, second try", ScoringError)
-        return _regroup(verdicts, self._sizes)
+        return cut(verdicts, self._sizes)
 
 
 class ReferencePool:
@@ -236,11 +238,11 @@ class LearnerGroup:
         return _score(self.members, rollouts, self._microbatch_tokens, "policy log-probs", LearnerError)
 
     def step(self, batch: TrainingBatch) -> StepResult:
-        plan = _plan(batch.rollouts, self._microbatch_tokens, len(self.members))
+        shares = _share(batch.rollouts, self._microbatch_tokens, len(self.members))
         denominator = float(count_loss_tokens(batch))
-        shares = [[select(batch, indices) for indices in plan[rank :: len(self.members)]] for rank in self._ranks()]
         references = [
-            member.step.remote(share, denominator) for member, share in zip(self.members, shares, strict=True)
+            member.step.remote(WireBatch.pack(select(batch, share.indices)), share.sizes, denominator)
+            for member, share in zip(self.members, shares, strict=True)
         ]
         return get(references, self._deadlines.step, "optimizer step of the learner", LearnerError)[0]
 
@@ -257,12 +259,22 @@ class LearnerGroup:
         references = [member.load.remote(directory) for member in self.members]
         get(references, self._deadlines.checkpoint, f"checkpoint from {directory}", LearnerError)
 
-    def _ranks(self) -> range:
-        return range(len(self.members))
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """One member's part of some rollouts: their indices, microbatch after microbatch, and the microbatches' sizes."""
+
+    indices: list[int]
+    sizes: list[int]
 
 
-def _plan(rollouts: Sequence[Rollout], microbatch_tokens: int, multiple_of: int) -> list[list[int]]:
-    return plan_microbatches([num_tokens(rollout) for rollout in rollouts], microbatch_tokens, multiple_of)
+def _share(rollouts: Sequence[Rollout], microbatch_tokens: int, num_members: int) -> list[_Share]:
+    plan = plan_microbatches([num_tokens(rollout) for rollout in rollouts], microbatch_tokens, num_members)
+    per_member = [plan[rank::num_members] for rank in range(num_members)]
+    return [
+        _Share([index for microbatch in own for index in microbatch], [len(microbatch) for microbatch in own])
+        for own in per_member
+    ]
 
 
 def _score(
@@ -270,26 +282,19 @@ def _score(
     rollouts: Sequence[Rollout],
     microbatch_tokens: int,
     what: str,
-    failure: type[LearnerError] | type[ScoringError],
+    failure: type[RlsysError],
 ) -> ActorFuture[list[TokenScores]]:
     """Score over all members; with equally many members, policy and reference see the very same microbatches."""
-    plan = _plan(rollouts, microbatch_tokens, len(members))
+    shares = _share(rollouts, microbatch_tokens, len(members))
     references = [
-        member.score.remote([[rollouts[index] for index in indices] for indices in plan[rank :: len(members)]])
-        for rank, member in enumerate(members)
+        member.score.remote(WireRollouts.pack([rollouts[index] for index in share.indices]), share.sizes)
+        for member, share in zip(members, shares, strict=True)
     ]
 
-    def combine(answers: list[list[list[TokenScores]]]) -> list[TokenScores]:
-        scores: list[Any] = [None] * len(rollouts)
-        for rank, microbatches in enumerate(answers):
-            for indices, microbatch in zip(plan[rank :: len(members)], microbatches, strict=True):
-                for index, score in zip(indices, microbatch, strict=True):
-                    scores[index] = score
-        return scores
+    def combine(answers: list[WireScores]) -> list[TokenScores]:
+        scores: dict[int, TokenScores] = {}
+        for share, answer in zip(shares, answers, strict=True):
+            scores |= zip(share.indices, answer.unpack(), strict=True)
+        return [scores[index] for index in range(len(rollouts))]
 
     return ActorFuture(references, combine, what, failure)
-
-
-def _regroup(flat: Sequence[Any], sizes: Sequence[int]) -> list[list[Any]]:
-    bounds = np.cumsum([0, *sizes])
-    return [list(flat[start:end]) for start, end in pairwise(bounds)]

@@ -8,9 +8,9 @@ import ray
 import torch
 
 from rlsys.actors.process import redirect_output
+from rlsys.actors.wire import WireRollouts, WireScores, cut
 from rlsys.data.packing import PLACEHOLDER
 from rlsys.scoring import CompletionScorer, load_language_model, score_microbatch
-from rlsys.types import Rollout, TokenScores
 
 
 class ReferenceActor:
@@ -21,8 +21,11 @@ class ReferenceActor:
         self._scorer = CompletionScorer(load_language_model(model_path, dtype)).to(self._device)
         score_microbatch(self._scorer, [PLACEHOLDER], self._device)
 
-    def score(self, microbatches: Sequence[Sequence[Rollout]]) -> list[list[TokenScores]]:
-        return [score_microbatch(self._scorer, microbatch, self._device) for microbatch in microbatches]
+    def score(self, rollouts: WireRollouts, sizes: Sequence[int]) -> WireScores:
+        """Score rollouts in microbatches of the given sizes."""
+        microbatches = cut(rollouts.unpack(), sizes)
+        scored = [score_microbatch(self._scorer, microbatch, self._device) for microbatch in microbatches]
+        return WireScores.pack([score for microbatch in scored for score in microbatch])
 
 
 RemoteReferenceActor = ray.remote(ReferenceActor)

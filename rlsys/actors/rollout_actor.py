@@ -10,8 +10,9 @@ import numpy as np
 import ray
 
 from rlsys.actors.process import redirect_output
+from rlsys.actors.wire import WireRollouts, flatten_groups
 from rlsys.rollout.vllm_engine import EngineSettings, VllmEngine
-from rlsys.types import Prompt, RolloutGroup, Sampling, WeightReceipt, WeightUpdate
+from rlsys.types import Prompt, Sampling, WeightReceipt, WeightUpdate
 from rlsys.weights.object_store import fetch_buckets
 
 
@@ -26,8 +27,9 @@ class RolloutActor:
         self._engine = VllmEngine(settings)
 
     @ray.method(concurrency_group="engine")
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[RolloutGroup]:
-        return self._engine.generate(prompts, sampling)
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> WireRollouts:
+        """`num_samples` rollouts of each prompt, in order."""
+        return WireRollouts.pack(flatten_groups(self._engine.generate(prompts, sampling)))
 
     @ray.method(concurrency_group="engine")
     def load(self, update: WeightUpdate, timeout_seconds: float) -> WeightReceipt:

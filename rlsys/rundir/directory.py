@@ -149,7 +149,7 @@ class RunDirectory:
 
     def latest_checkpoint(self) -> Checkpoint | None:
         """The newest complete checkpoint."""
-        return checkpoints.latest_checkpoint(self.path / _CHECKPOINTS)
+        return latest_checkpoint(self.path)
 
     def close(self) -> None:
         """Let go of the folder; a second call does nothing."""
@@ -168,6 +168,11 @@ class RunDirectory:
 def holds_run(path: Path) -> bool:
     """Whether work was done in `path`: a metrics row or a checkpoint is there."""
     return bool(read_metrics(path / _METRICS)) or checkpoints.latest_checkpoint(path / _CHECKPOINTS) is not None
+
+
+def latest_checkpoint(path: Path) -> Checkpoint | None:
+    """The newest complete checkpoint of the run in `path`."""
+    return checkpoints.latest_checkpoint(path / _CHECKPOINTS)
 
 
 def check_can_resume(path: Path, config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -43,6 +44,7 @@ def engine(world: Path) -> Iterator[Any]:
         environment.setenv("TORCH_COMPILE_DISABLE", "1")
         environment.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         environment.setenv("VLLM_LOGGING_LEVEL", "ERROR")
+        environment.setenv("LD_PRELOAD", os.environ.get("LD_PRELOAD", ""))  # vLLM sets it; this sets it back
         from rlsys.rollout.vllm_engine import EngineSettings, VllmEngine
 
         engine = VllmEngine(EngineSettings(str(world / "base"), "float32", 0, 45, {}))
