@@ -31,6 +31,7 @@ $(READY): requirements/cpu.txt requirements/cuda.txt requirements/setup.sh pypro
 	@PYTHON='$(PYTHON)' ACCELERATOR='$(ACCELERATOR)' requirements/setup.sh
 
 local: $(READY)  ## train the small world on this machine; again: resume or reuse (FRESH=1: start over)
+	$(if $(filter name=% run_dir=%,$(ARGS)),$(error make local keeps its own name and run_dir: use rlsys train for others))
 	$(if $(filter 1,$(FRESH)),rm -rf $(LOCAL_RUN))
 	$(BIN)/rlsys world arithmetic
 	$(BIN)/rlsys train $(LOCAL_CONFIG) $(ARGS) $(RESUME)

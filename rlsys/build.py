@@ -87,7 +87,7 @@ def assemble(config: Config, prompts: PromptSets, actors: Actors, logs: Path | N
     deadlines, microbatch_tokens = config.deadlines, config.learner.microbatch_tokens
     engines = RolloutPool(actors.engine, _engine_settings(config, prompts.max_tokens), logs, deadlines)
     learner = LearnerGroup(actors.learner, _learner_settings(config), logs, microbatch_tokens, deadlines)
-    reference_settings = [config.model.path, config.model.dtype]
+    reference_settings = [_model_path(config), config.model.dtype]
     reference = ReferencePool(actors.reference, reference_settings, logs, microbatch_tokens, deadlines)
     grader = GraderPool(actors.grader, _grader_settings(config), logs, deadlines)
     learner.begin_joining()
@@ -115,7 +115,7 @@ def load_prompts(config: Config) -> PromptSets:
 
     data = config.data
     columns = Columns(data.prompt_column, data.answer_column, data.id_column)
-    tokenizer = AutoTokenizer.from_pretrained(config.model.path)
+    tokenizer = _from_pretrained(AutoTokenizer, config.model.path)
     train, held_out = (
         render_prompts(
             read_rows(file, columns, data.on_bad_row, key),
@@ -135,12 +135,19 @@ def load_prompts(config: Config) -> PromptSets:
     return prompts
 
 
+def _from_pretrained(auto_class: Any, path: str) -> Any:
+    try:
+        return auto_class.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model.path {path!r} does not load: {' '.join(str(error).split())}") from None
+
+
 def _check_lengths(config: Config, max_prompt_tokens: int) -> None:
     from transformers import AutoConfig
 
     longest = max_prompt_tokens + config.rollout.max_completion_tokens
     sum_text = f"the longest prompt ({max_prompt_tokens} tokens) and rollout.max_completion_tokens"
-    positions = getattr(AutoConfig.from_pretrained(config.model.path), "max_position_embeddings", None)
+    positions = getattr(_from_pretrained(AutoConfig, config.model.path), "max_position_embeddings", None)
     if positions is not None and longest + 1 > positions:
         raise ConfigError(
             f"rollout.max_completion_tokens is {config.rollout.max_completion_tokens}: with {sum_text} a sequence has "
@@ -154,7 +161,7 @@ def _check_lengths(config: Config, max_prompt_tokens: int) -> None:
 
 
 def build_objective(config: Config) -> Objective:
-    uses_task_reward = "task_rewards" in REGIMES[config.regime.name].needs
+    uses_task_reward = REGIMES[config.regime.name].needs_task_rewards
     return Objective(_reward(config), _advantage(config), uses_task_reward)
 
 
@@ -186,13 +193,19 @@ def _advantage(config: Config) -> AdvantageFunction:
 def _engine_settings(config: Config, max_prompt_tokens: int) -> EngineSettings:
     # One token more than any sequence: a probe of a whole sequence samples one token, which is dropped.
     max_model_len = max_prompt_tokens + config.rollout.max_completion_tokens + 1
-    return EngineSettings(config.model.path, config.model.dtype, config.seed, max_model_len, config.rollout.engine)
+    return EngineSettings(_model_path(config), config.model.dtype, config.seed, max_model_len, config.rollout.engine)
+
+
+def _model_path(config: Config) -> str:
+    """A local folder by its whole path: actors on a cluster run elsewhere."""
+    path = Path(config.model.path)
+    return str(path.resolve()) if path.is_dir() else config.model.path
 
 
 def _learner_settings(config: Config) -> LearnerSettings:
     learner, importance = config.learner, config.algorithm.importance
     return LearnerSettings(
-        model_path=config.model.path,
+        model_path=_model_path(config),
         dtype=config.model.dtype,
         seed=config.seed,
         loss=LossSettings(config.algorithm.loss, importance.cap if importance.kind == "truncated" else None),

@@ -25,6 +25,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except RlsysError as error:
         print(f"rlsys {options.command}: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        return 130
     except Interrupted as interrupted:
         print(f"rlsys {options.command}: ended by {interrupted}", file=sys.stderr)
         return interrupted.exit_code
@@ -33,10 +35,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _train(options: argparse.Namespace) -> int:
     from rlsys.config import load_config
     from rlsys.interrupts import Interrupts
+
+    config = load_config(options.config, options.overrides)
     from rlsys.session import run_training
     from rlsys.summary import describe_run
 
-    config = load_config(options.config, options.overrides)
     with Interrupts() as interrupts:
         last_step = run_training(config, options.resume, interrupts)
         print(describe_run(config, last_step))

@@ -38,6 +38,24 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+DEEPSPEED_KEYS_SET_BY_RLSYS = {
+    "train_batch_size": "rollout.num_prompts_per_step and rollout.group_size",
+    "train_micro_batch_size_per_gpu": "learner.microbatch_tokens",
+    "gradient_accumulation_steps": "learner.microbatch_tokens",
+    "managed_gradient_accumulation": "rlsys itself",
+    "gradient_clipping": "learner.max_grad_norm",
+    "optimizer": "learner.lr and its neighbours",
+    "scheduler": "learner.warmup_steps",
+    "bf16": "model.dtype",
+    "fp16": "model.dtype",
+}
+DEEPSPEED_KEYS = {
+    "activation_checkpointing", "aio", "comms_logger", "communication_data_type", "data_types", "flops_profiler",
+    "gradient_predivide_factor", "memory_breakdown", "prescale_gradients", "steps_per_print",
+    "wall_clock_breakdown", "zero_force_ds_cpu_optimizer", "zero_optimization",
+}  # fmt: skip
+
+
 class ModelConfig(Section):
     path: str
     """A Hugging Face model folder or hub id."""
@@ -121,6 +139,17 @@ class LearnerConfig(Section):
     microbatch_tokens: int = Field(default=8192, ge=1)
     deepspeed: dict[str, Any] = Field(default_factory=dict)
     """Settings merged into DeepSpeed's own configuration, by DeepSpeed's names."""
+
+    @model_validator(mode="after")
+    def _deepspeed_keys_are_free(self) -> Self:
+        for key in self.deepspeed:
+            if key in DEEPSPEED_KEYS_SET_BY_RLSYS:
+                raise ValueError(f"deepspeed.{key} is set by {DEEPSPEED_KEYS_SET_BY_RLSYS[key]}")
+            if key not in DEEPSPEED_KEYS:
+                raise ValueError(f"deepspeed.{key} is not known; allowed: {', '.join(sorted(DEEPSPEED_KEYS))}")
+        if "stage" in self.deepspeed.get("zero_optimization", {}):
+            raise ValueError("deepspeed.zero_optimization.stage is set by learner.zero_stage")
+        return self
 
 
 class RewardConfig(Section):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType, TracebackType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -55,4 +56,5 @@ class Interrupts:
         if not is_first or self._on_first is None:
             raise Interrupted(number)
         name = signal.Signals(number).name
-        self._on_first(f"{name}: ending after this step, with a checkpoint; again: end now, without")
+        with suppress(RuntimeError, OSError):  # the signal may have come in the middle of a line
+            self._on_first(f"{name}: ending after this step, with a checkpoint; again: end now, without")

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from rlsys.algorithms.logprobs import entropy, token_logprobs
-from rlsys.data.packing import Microbatch, build_microbatch
+from rlsys.data.packing import PLACEHOLDER, Microbatch, build_microbatch
 from rlsys.errors import ConfigError
 from rlsys.model_folder import check_model_path
 from rlsys.types import Rollout, TokenScores
@@ -60,6 +60,26 @@ class CompletionScorer(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         logits = self.language_model.get_output_embeddings()(hidden).float()
         return token_logprobs(logits, targets), entropy(logits) if with_entropy else None
+
+
+def build_scorer(path: str, dtype: str) -> CompletionScorer:
+    """A scorer of the model at `path`.
+
+    Raises:
+        ConfigError: the folder is not a model, or the model does more to its logits than its output head.
+    """
+    scorer = CompletionScorer(load_language_model(path, dtype))
+    with torch.no_grad():
+        microbatch = build_microbatch([PLACEHOLDER])
+        logprobs, _ = scorer(microbatch, with_entropy=False)
+        logits = scorer.language_model(input_ids=microbatch.input_ids, use_cache=False).logits[0, 0].float()
+    expected = logits.log_softmax(-1)[microbatch.completion_ids[0, 0]]
+    if not torch.allclose(logprobs[0, 0], expected, atol=1e-2):
+        raise ConfigError(
+            f"model.path {path!r}: this architecture changes its logits after the output head (soft-capping or "
+            "scaling), which the learner does not do yet"
+        )
+    return scorer
 
 
 def _scatter(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

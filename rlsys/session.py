@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     """The prompts, checked, and the manifest that identifies what the run reads."""
 
 MAX_RESTARTS = 3
+"""How often a run starts again from one and the same checkpoint."""
 
 
 def run_training(config: Config, resume: bool, interrupts: Interrupts) -> int:
@@ -47,22 +48,31 @@ def run_training(config: Config, resume: bool, interrupts: Interrupts) -> int:
         RlsysError: while running; the evidence is in `logs/failure.json`.
     """
     _check_before_start(config, resume)
-    if resume and (done := latest_checkpoint(config.path)) and done.step >= config.num_steps:
+    done = latest_checkpoint(config.path) if resume else None
+    if done is not None and done.step > config.num_steps:
+        raise ConfigError(f"num_steps is {config.num_steps}, but {config.path} has done {done.step} steps already")
+    if done is not None and done.step == config.num_steps:
         return done.step
     with ThreadPoolExecutor(1) as background:
         loading = background.submit(_load_inputs, config)
         with ray_session() as cluster:
             interrupts.take_over()
-            for _ in range(MAX_RESTARTS):
+            num_failures, last_start = 0, None
+            while True:
                 try:
                     return _launch_and_train(config, loading, resume, cluster, interrupts)
                 except ActorLostError as error:
+                    start = latest_checkpoint(config.path)
+                    num_failures = num_failures + 1 if start == last_start else 1
+                    if num_failures > MAX_RESTARTS:
+                        raise
                     print(f"{error}; starting again from the last checkpoint", flush=True)  # noqa: T201
-                    resume = True
-            return _launch_and_train(config, loading, resume, cluster, interrupts)
+                    resume, last_start = True, start
 
 
 def _check_before_start(config: Config, resume: bool) -> None:
+    if "://" in config.run_dir:
+        raise ConfigError(f"run_dir is {config.run_dir!r}: it must be a folder; copy the run to a URI afterwards")
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not Path(config.run_dir).is_absolute():
         raise ConfigError(
             f"run_dir is {config.run_dir!r}, but this is a submitted job, whose own folder vanishes: "
@@ -124,10 +134,12 @@ def _train(
 
 @contextmanager
 def _evidence_of_failure(logs: Path) -> Iterator[None]:
+    file = logs / "failure.json"
+    file.unlink(missing_ok=True)
     try:
         yield
     except RlsysError as error:
-        logs.mkdir(exist_ok=True)
         evidence = {"error": type(error).__name__, "message": str(error)}
-        (logs / "failure.json").write_text(json.dumps(evidence, indent=2) + "\n")
+        with suppress(OSError):  # the disk may be what failed
+            file.write_text(json.dumps(evidence, indent=2) + "\n")
         raise

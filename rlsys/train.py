@@ -60,11 +60,11 @@ def train(parts: Parts, config: Config, run: RunDirectory, sink: MetricSink, sho
         sink.log(0, _evaluate(parts, config, run, step))
     num_asked, is_probed, stopping = step + len(pending), False, should_stop()
     while step < config.num_steps and not stopping:
-        while len(pending) <= config.rollout.max_offpolicy_steps and num_asked < config.num_steps:
-            num_asked += 1
-            pending.append(engines.generate(parts.prompts.next_batch(), config.training_sampling(num_asked)))
         clock = Clock()
         with clock.measure("generate"):
+            while len(pending) <= config.rollout.max_offpolicy_steps and num_asked < config.num_steps:
+                num_asked += 1
+                pending.append(engines.generate(parts.prompts.next_batch(), config.training_sampling(num_asked)))
             groups = pending.popleft().result(deadlines.generate)
         with clock.measure("reward"):
             experience = judge(groups, parts.grader, parts.reference, learner, parts.objective, deadlines.score)
@@ -75,7 +75,9 @@ def train(parts: Parts, config: Config, run: RunDirectory, sink: MetricSink, sho
         if config.is_on_policy:
             gap = check_gap(experience.logprob_gap_max(), config.logprob_gap_bound, step - 1)
         else:
-            gap = 0.0 if is_probed else _probe(parts, config, experience, step - 1)
+            gap = 0.0
+            if not is_probed:  # what the engines were given at the start has not been seen at work yet
+                _probe(parts, config, experience, step - 1)
         with clock.measure("learn"):
             update = learner.step(experience.training_batch())
         with clock.measure("sync"):

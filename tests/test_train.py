@@ -71,7 +71,7 @@ def test_with_offpolicy_steps_it_is_the_same_loop_with_requests_ahead(toy_config
     asked = [("generate", step) for step in range(5)]
     order = [event for event in toy.journal if event[0] in ("generate", "step", "load", "probe")]
     assert order == [
-        ("load", 0), asked[0], asked[1], asked[2], asked[3],
+        ("load", 0), asked[0], asked[1], asked[2], asked[3], ("probe", 0),
         ("step", 1), ("load", 1), ("probe", 1), asked[4],
         ("step", 2), ("load", 2), ("probe", 2),
         ("step", 3), ("load", 3), ("probe", 3),

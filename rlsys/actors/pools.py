@@ -33,6 +33,7 @@ from rlsys.types import (
 )
 from rlsys.weights.sync import verify_receipt
 
+_PING_SECONDS = 30.0
 MAX_ATTEMPTS = 3
 """How often one piece of work is given out before the run stops."""
 
@@ -44,6 +45,7 @@ class RolloutPool:
         self._seats = seats
         self._deadlines = deadlines
         self._last_update: WeightUpdate | None = None
+        self._num_outstanding = 0
         self.num_restarts = 0
         self._starting = seats.start_all([settings], logs)
 
@@ -62,7 +64,16 @@ class RolloutPool:
             for index in range(len(self.members))
             if bounds[index] < bounds[index + 1]
         ]
-        return _PendingRollouts(parts)
+        self._num_outstanding += 1
+        return _PendingRollouts(self, parts)
+
+    def settle(self) -> None:
+        """One request less that loads and probes queue behind."""
+        self._num_outstanding -= 1
+
+    def _patience(self) -> float:
+        """Seconds that a load or probe may take: each waits its turn behind the batches that are out."""
+        return self._deadlines.sync + self._num_outstanding * self._deadlines.generate
 
     def load(self, update: WeightUpdate) -> list[WeightReceipt]:
         """Load into every engine; the pool keeps the update for engines that start later."""
@@ -72,30 +83,28 @@ class RolloutPool:
         return [self._receipt(index, reference, update) for index, reference in enumerate(references)]
 
     def _receipt(self, index: int, reference: ObjectRef, update: WeightUpdate) -> WeightReceipt:
-        seconds = self._deadlines.sync
         what = f"weights of version {update.policy_version} into engine {index}"
         try:
-            return get([reference], seconds, what, RolloutError)[0]
+            return get([reference], self._patience(), what, RolloutError)[0]
         except (ActorLostError, DeadlineError):
-            self.restart(index)
-            retry = self.members[index].load.remote(update, seconds)
-            return get([retry], seconds, f"{what}, second try", RolloutError)[0]
+            return self.restart(index)
 
     def probe(self, rollouts: Sequence[Rollout]) -> list[list[np.ndarray]]:
         """Every engine's own log-probs of the given completions: engines x rollouts x [T]."""
         sequences = [(rollout.prompt_ids, rollout.completion_ids) for rollout in rollouts]
         references = [member.probe.remote(sequences) for member in self.members]
-        return get(references, self._deadlines.sync, "log-prob probe of the engines", RolloutError)
+        return get(references, self._patience(), "log-prob probe of the engines", RolloutError)
 
-    def restart(self, index: int) -> None:
-        """Replace engine `index` by a fresh one that holds the last update, proved like any other."""
+    def restart(self, index: int) -> WeightReceipt:
+        """Replace engine `index` by a fresh one that holds the last update, and give its receipt for it."""
+        assert self._last_update is not None, "every run begins with a weight sync"
         self.num_restarts += 1
         get([self._seats.replace(index)], self._deadlines.start, f"restart of engine {index}", RolloutError)
-        if self._last_update is not None:
-            member = self.members[index]
-            seconds, what = self._deadlines.sync, f"weights into the restarted engine {index}"
-            [receipt] = get([member.load.remote(self._last_update, seconds)], seconds, what, RolloutError)
-            verify_receipt(self._last_update, receipt, f"restarted engine {index}")
+        seconds, what = self._deadlines.sync, f"weights into the restarted engine {index}"
+        loading = self.members[index].load.remote(self._last_update, seconds)
+        [receipt] = get([loading], seconds, what, RolloutError)
+        verify_receipt(self._last_update, receipt, f"restarted engine {index}")
+        return receipt
 
 
 @dataclass(slots=True)
@@ -134,10 +143,13 @@ class _Part:
 
 @dataclass(frozen=True, slots=True)
 class _PendingRollouts:
+    pool: RolloutPool
     parts: list[_Part]
 
     def result(self, deadline_seconds: float) -> list[RolloutGroup]:
-        return [group for part in self.parts for group in part.result(deadline_seconds)]
+        groups = [group for part in self.parts for group in part.result(deadline_seconds)]
+        self.pool.settle()
+        return groups
 
 
 class GraderPool:
@@ -244,20 +256,31 @@ class LearnerGroup:
             member.step.remote(WireBatch.pack(select(batch, share.indices)), share.sizes, denominator)
             for member, share in zip(self.members, shares, strict=True)
         ]
-        return get(references, self._deadlines.step, "optimizer step of the learner", LearnerError)[0]
+        return self._get(references, self._deadlines.step, "optimizer step of the learner")[0]
 
     def publish(self, policy_version: int) -> WeightUpdate:
         references = [member.publish.remote(policy_version) for member in self.members]
         what = f"publication of version {policy_version}"
-        return get(references, self._deadlines.sync, what, LearnerError)[0]
+        return self._get(references, self._deadlines.sync, what)[0]
 
     def save(self, directory: Path) -> None:
-        references = [member.save.remote(directory) for member in self.members]
-        get(references, self._deadlines.checkpoint, f"checkpoint into {directory}", LearnerError)
+        references = [member.save.remote(directory.resolve()) for member in self.members]
+        self._get(references, self._deadlines.checkpoint, f"checkpoint into {directory}")
+        if not ((directory / "model").is_dir() and (directory / "state").is_dir()):
+            raise LearnerError(f"{directory}: the learner wrote its checkpoint on another disk; run_dir must be shared")
 
     def load(self, directory: Path) -> None:
-        references = [member.load.remote(directory) for member in self.members]
-        get(references, self._deadlines.checkpoint, f"checkpoint from {directory}", LearnerError)
+        references = [member.load.remote(directory.resolve()) for member in self.members]
+        self._get(references, self._deadlines.checkpoint, f"checkpoint from {directory}")
+
+    def _get(self, references: Sequence[ObjectRef], deadline_seconds: float, waiting_for: str) -> list[Any]:
+        """As `get`; where one rank complains because another is gone, the loss is what is reported."""
+        try:
+            return get(references, deadline_seconds, waiting_for, LearnerError)
+        except LearnerError:
+            pings = [member.ping.remote() for member in self.members]
+            get(pings, _PING_SECONDS, f"{waiting_for}: looking for lost ranks", LearnerError)
+            raise
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import torch
 from rlsys.actors.process import redirect_output
 from rlsys.actors.wire import WireRollouts, WireScores, cut
 from rlsys.data.packing import PLACEHOLDER
-from rlsys.scoring import CompletionScorer, load_language_model, score_microbatch
+from rlsys.scoring import build_scorer, score_microbatch
 
 
 class ReferenceActor:
@@ -18,7 +18,7 @@ class ReferenceActor:
         """Load the model and run it once: first calls are slow."""
         redirect_output(log_file)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._scorer = CompletionScorer(load_language_model(model_path, dtype)).to(self._device)
+        self._scorer = build_scorer(model_path, dtype).to(self._device)
         score_microbatch(self._scorer, [PLACEHOLDER], self._device)
 
     def score(self, rollouts: WireRollouts, sizes: Sequence[int]) -> WireScores:

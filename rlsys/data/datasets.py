@@ -46,20 +46,24 @@ def read_rows(file: str, columns: Columns, on_bad_row: str, key: str) -> list[Ro
         raise ConfigError(f"{key} {file!r}: no such file{made_by}")
     if path.suffix != ".jsonl":
         raise ConfigError(f"{key} {file!r}: expected a .jsonl file (one JSON object per line)")
-    rows, seen = [], set()
+    rows, seen, skipped = [], set(), []
     for number, line in _numbered_lines(path):
         try:
             row = _parse(line, columns, f"{path}:{number}", default_id=f"{path.stem}-{number}")
             if row.id in seen:
                 raise DataError(f"{path}:{number}: field {columns.id!r}: {row.id!r} stands on an earlier row too")
-        except DataError:
+        except DataError as error:
             if on_bad_row == "error":
                 raise
+            skipped.append(str(error))
             continue
         seen.add(row.id)
         rows.append(row)
     if not rows:
-        raise DataError(f"{path}: no usable row")
+        raise DataError(f"{path}: no usable row" + (f"; the first: {skipped[0]}" if skipped else ""))
+    if skipped:
+        num_rows = len(skipped) + len(rows)
+        print(f"{key}: {len(skipped)} of {num_rows} rows left out; the first: {skipped[0]}", flush=True)  # noqa: T201
     return rows
 
 

@@ -58,7 +58,10 @@ def plan_microbatches(lengths: Sequence[int], microbatch_tokens: int, multiple_o
     filled = _fill_up(by_length, lengths, microbatch_tokens)
     num_microbatches = max(1, -(-len(filled) // multiple_of)) * multiple_of
     balanced = _share_out(by_length, lengths, num_microbatches)
-    if all(_padded_tokens(group, lengths) <= microbatch_tokens for group in balanced):
+    num_empty = max(0, num_microbatches - len(lengths))
+    if balanced.count([]) <= num_empty and all(
+        _padded_tokens(group, lengths) <= microbatch_tokens for group in balanced
+    ):
         return balanced
     while len(filled) < num_microbatches:
         filled.append([])

@@ -31,6 +31,8 @@ def render_prompts(
     for row in rows:
         text = render(template.replace("{problem}", row.problem), tokenizer)
         token_ids = tuple(tokenizer(text, add_special_tokens=tokenizer.chat_template is None)["input_ids"])
+        if not token_ids:
+            raise DataError(f"row {row.id!r}: the prompt has no tokens: is there a tokenizer in the model's folder?")
         if max_prompt_tokens is not None and len(token_ids) > max_prompt_tokens:
             if on_bad_row == "skip":
                 continue

@@ -21,8 +21,8 @@ from torch import nn
 
 from rlsys.data.packing import PLACEHOLDER, build_microbatch
 from rlsys.errors import LearnerError
-from rlsys.learner.update import LossSettings, microbatch_loss
-from rlsys.scoring import CompletionScorer, load_language_model, score_microbatch
+from rlsys.learner.update import PLACEHOLDER_BATCH, LossSettings, microbatch_loss
+from rlsys.scoring import build_scorer, score_microbatch
 from rlsys.types import Rollout, StepResult, TokenScores, TrainingBatch, WeightUpdate
 from rlsys.weights.object_store import publish_buckets
 
@@ -69,9 +69,7 @@ class DeepSpeedLearner:
         torch.manual_seed(settings.seed)
         deepspeed = import_deepspeed()
         _meet(deepspeed, rendezvous)
-        language_model = load_language_model(settings.model_path, settings.dtype)
-        self._generation_config = getattr(language_model, "generation_config", None)
-        scorer = CompletionScorer(language_model)
+        scorer = build_scorer(settings.model_path, settings.dtype)
         optimizer = torch.optim.AdamW(
             scorer.parameters(),
             lr=settings.lr,
@@ -83,8 +81,9 @@ class DeepSpeedLearner:
             model=scorer, optimizer=optimizer, config=_deepspeed_config(settings), dist_init_required=False
         )
         self._deepspeed = deepspeed
+        self._clips_here = settings.zero_stage == 0 and settings.dtype == "float32"
         self._grad_norm_before_clipping = math.nan
-        if settings.zero_stage == 0:
+        if self._clips_here:
             self._engine.clip_fp32_gradients = self._clip_gradients
         self._engine.eval()  # no dropout, in the update too: the update is of the policy that was sampled
         self.score([[]])  # first calls are slow
@@ -136,9 +135,7 @@ class DeepSpeedLearner:
         )
 
     def _loss(self, batch: TrainingBatch, denominator: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        if not batch.rollouts:
-            logprobs, _ = self._engine(build_microbatch([PLACEHOLDER]).to(self.device), with_entropy=False)
-            return (logprobs * 0.0).sum(), {}
+        batch = batch if batch.rollouts else PLACEHOLDER_BATCH
         microbatch = build_microbatch(batch.rollouts).to(self.device)
         logprobs, _ = self._engine(microbatch, with_entropy=False)
         return microbatch_loss(self._settings.loss, logprobs, batch, microbatch, denominator)
@@ -184,12 +181,12 @@ class DeepSpeedLearner:
         return lr
 
     def _clip_gradients(self) -> None:
-        """Stands in for the engine's own clipping at ZeRO stage 0, which forgets the norm."""
+        """Stands in for the engine's own clipping without ZeRO in float32, which forgets the norm."""
         norm = nn.utils.clip_grad_norm_(self._engine.module.parameters(), self._settings.max_grad_norm)
         self._grad_norm_before_clipping = float(norm)
 
     def _grad_norm(self) -> float:
-        if self._settings.zero_stage == 0:
+        if self._clips_here:
             return self._grad_norm_before_clipping
         return float(self._engine.get_global_grad_norm())
 
@@ -244,7 +241,7 @@ def _meet(deepspeed: Any, rendezvous: Rendezvous) -> None:
 
 
 def _deepspeed_config(settings: LearnerSettings) -> dict[str, Any]:
-    return {
+    own = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,  # step() is the boundary: steps differ in their microbatches
@@ -253,8 +250,17 @@ def _deepspeed_config(settings: LearnerSettings) -> dict[str, Any]:
         "zero_allow_untested_optimizer": True,
         "bf16": {"enabled": settings.dtype == "bfloat16"},
         "steps_per_print": None,
-        **settings.deepspeed,
     }
+    return _merged(own, settings.deepspeed)
+
+
+def _merged(tree: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """`other` on top of `tree`, section by section."""
+    merged = dict(tree)
+    for key, value in other.items():
+        own = merged.get(key)
+        merged[key] = _merged(own, value) if isinstance(own, dict) and isinstance(value, dict) else value
+    return merged
 
 
 def _copy_tokenizer(model_path: str, directory: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from rlsys.algorithms.importance import truncated
 from rlsys.algorithms.losses import reinforce
-from rlsys.data.packing import Microbatch, pad_rows
+from rlsys.data.packing import PLACEHOLDER, Microbatch, pad_rows
 from rlsys.types import TrainingBatch
 
 
@@ -20,6 +20,12 @@ class LossSettings:
 
     loss: str
     importance_cap: float | None
+
+
+PLACEHOLDER_BATCH = TrainingBatch(
+    (PLACEHOLDER,), (np.zeros(1, np.float32),), np.zeros(1, np.float32), np.zeros(1, np.float32)
+)
+"""What a rank with an empty microbatch computes: a loss, a gradient and metrics of exactly 0."""
 
 
 def select(batch: TrainingBatch, indices: Sequence[int]) -> TrainingBatch:

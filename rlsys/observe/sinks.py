@@ -52,4 +52,7 @@ class Sinks:
             self._optional.remove(sink)
             with suppress(Exception):
                 sink.close()
-            self._warn(f"{type(sink).__name__} stopped: {type(error).__name__}: {error}; the run goes on without it")
+            with suppress(Exception):  # what warns may be what failed
+                self._warn(
+                    f"{type(sink).__name__} stopped: {type(error).__name__}: {error}; the run goes on without it"
+                )

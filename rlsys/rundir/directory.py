@@ -147,10 +147,6 @@ class RunDirectory:
         self.metrics.sync()
         return checkpoints.checkpoint_writer(self.path / _CHECKPOINTS, step, run_state, keep_last=keep_last)
 
-    def latest_checkpoint(self) -> Checkpoint | None:
-        """The newest complete checkpoint."""
-        return latest_checkpoint(self.path)
-
     def close(self) -> None:
         """Let go of the folder; a second call does nothing."""
         self.metrics.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from rlsys.algorithms.estimates import pass_at_k
 from rlsys.data.datasets import Columns, Row, read_rows
 from rlsys.data.prompts import render_prompts
-from rlsys.errors import WeightSyncError
+from rlsys.errors import RolloutError, WeightSyncError
 from rlsys.rewards.answers import grade
 from rlsys.types import Prompt, RolloutGroup, Sampling, WeightReceipt, WeightUpdate
 from rlsys.weights.plan import Bucket, checksum, fill_buckets
@@ -143,6 +144,13 @@ def test_completions_hold_their_stop_token_and_log_probs_of_every_token(engine: 
 def test_eos_is_ignored_on_request_and_the_length_limit_is_named(engine: Any, prompts: list[Prompt]) -> None:
     [group] = engine.generate(prompts[:1], replace(SAMPLING, ignore_eos=True, max_completion_tokens=30))
     assert {(len(rollout.completion_ids), rollout.finish_reason) for rollout in group.rollouts} == {(30, "length")}
+
+
+def test_generation_stops_when_it_is_told_to(engine: Any, prompts: list[Prompt]) -> None:
+    threading.Timer(0.3, engine.abort).start()
+    with pytest.raises(RolloutError, match="aborted"):
+        engine.generate(prompts, replace(SAMPLING, num_samples=16, ignore_eos=True))
+    assert len(engine.generate(prompts[:2], SAMPLING)) == 2  # and goes on with the next request
 
 
 def test_engine_and_learner_agree_before_and_after_a_sync_with_tied_embeddings(
