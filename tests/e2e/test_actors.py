@@ -9,16 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 
 from rlsys import build
 from rlsys.config import Config, load_config
-from rlsys.errors import ConfigError, WeightSyncError
+from rlsys.errors import ActorLostError, ConfigError, WeightSyncError
 from rlsys.ray_session import ray_session
 from rlsys.rundir.directory import RunDirectory
 from rlsys.rundir.metrics_file import read_metrics
 from rlsys.train import Parts, train
+from rlsys.types import TrainingBatch
 from rlsys.weights.sync import probe_gap, sync_and_verify
 from tests.e2e.breakable import RemoteBreakableRolloutActor
 
@@ -134,3 +136,28 @@ def test_an_engine_setting_that_vllm_does_not_have_is_named(running: Running) ->
 
     with pytest.raises(ConfigError, match=r"rollout\.engine\.max_num_seqz"):
         VllmEngine(EngineSettings(running.config.model.path, "float32", 0, 45, {"max_num_seqz": 4}))
+
+
+def test_ranks_with_unequal_work_still_step_together(running: Running) -> None:
+    """Two rollouts of very different length on two ranks, and one rollout alone: some microbatch is empty."""
+    learner = running.parts.learner
+    groups = running.parts.engines.generate(
+        running.parts.prompts.next_batch()[:1], running.config.training_sampling(9)
+    ).result(120)
+    for count in (1, 2):
+        rollouts = groups[0].rollouts[:count]
+        batch = TrainingBatch(
+            rollouts,
+            tuple(rollout.rollout_logprobs for rollout in rollouts),
+            np.ones(count, dtype=np.float32),
+            np.ones(count, dtype=np.float32),
+        )
+        assert learner.step(batch).num_tokens == sum(len(rollout.completion_ids) for rollout in rollouts)
+
+
+def test_a_lost_rank_is_reported_as_lost(running: Running) -> None:
+    """Last in this module: the group is gone afterwards. A run starts again from its checkpoint on this error."""
+    [process_id] = ray.get([running.actors.learner.actors[1].ping.remote()], timeout=60)
+    os.kill(process_id, signal.SIGKILL)
+    with pytest.raises(ActorLostError):
+        running.parts.learner.publish(1)
