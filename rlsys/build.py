@@ -13,10 +13,12 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 
 from rlsys.actors.grader_actor import RemoteGraderActor
 from rlsys.actors.learner_actor import RemoteLearnerActor
+from rlsys.actors.learner_group import LearnerGroup
 from rlsys.actors.placement import ClusterResources, PlacementPlan, plan_placement
-from rlsys.actors.pools import GraderPool, LearnerGroup, ReferencePool, RolloutPool
 from rlsys.actors.reference_actor import RemoteReferenceActor
+from rlsys.actors.reward_pools import GraderPool, ReferencePool
 from rlsys.actors.rollout_actor import RemoteRolloutActor
+from rlsys.actors.rollout_pool import RolloutPool
 from rlsys.actors.seats import Seats
 from rlsys.algorithms import advantages
 from rlsys.config import Config

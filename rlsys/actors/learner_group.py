@@ -1,0 +1,95 @@
+"""The learner's ranks behind the `Learner` protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rlsys.actors.futures import get
+from rlsys.actors.seats import ObjectRef, Seats
+from rlsys.actors.sharing import score_on, share_out
+from rlsys.actors.wire import WireBatch
+from rlsys.config import DeadlineConfig
+from rlsys.errors import LearnerError
+from rlsys.learner.deepspeed_learner import LearnerSettings, Rendezvous
+from rlsys.learner.update import count_loss_tokens, select
+from rlsys.protocols import Future
+from rlsys.types import (
+    Rollout,
+    StepResult,
+    TokenScores,
+    TrainingBatch,
+    WeightUpdate,
+)
+
+_PING_SECONDS = 30.0
+
+
+class LearnerGroup:
+    """Learner ranks behind the `Learner` protocol: shares out microbatches, answers with one voice."""
+
+    def __init__(
+        self,
+        seats: Seats,
+        settings: LearnerSettings,
+        logs: Path | None,
+        microbatch_tokens: int,
+        deadlines: DeadlineConfig,
+    ) -> None:
+        self._deadlines = deadlines
+        self._microbatch_tokens = microbatch_tokens
+        self.members = seats.actors
+        self._joining: list[ObjectRef] = []
+        self._starting = seats.start_all([settings], logs)
+
+    def begin_joining(self) -> None:
+        """Let the ranks meet; `wait_until_ready` waits for it, so that other actors can start meanwhile."""
+        get(self._starting, self._deadlines.start, "launch of the learner", LearnerError)
+        address_of_first = self.members[0].find_address.remote()
+        [address] = get([address_of_first], self._deadlines.start, "address of learner rank 0", LearnerError)
+        timeout = max(self._deadlines.step, self._deadlines.start)
+        num_ranks = len(self.members)
+        self._joining = [
+            member.join.remote(Rendezvous(address, rank, num_ranks, timeout))
+            for rank, member in enumerate(self.members)
+        ]
+
+    def wait_until_ready(self) -> None:
+        get(self._joining, self._deadlines.start, "start of the learner", LearnerError)
+
+    def score(self, rollouts: Sequence[Rollout]) -> Future[list[TokenScores]]:
+        return score_on(self.members, rollouts, self._microbatch_tokens, "policy log-probs", LearnerError)
+
+    def step(self, batch: TrainingBatch) -> StepResult:
+        shares = share_out(batch.rollouts, self._microbatch_tokens, len(self.members))
+        denominator = float(count_loss_tokens(batch))
+        references = [
+            member.step.remote(WireBatch.pack(select(batch, share.indices)), share.sizes, denominator)
+            for member, share in zip(self.members, shares, strict=True)
+        ]
+        return self._get(references, self._deadlines.step, "optimizer step of the learner")[0]
+
+    def publish(self, policy_version: int) -> WeightUpdate:
+        references = [member.publish.remote(policy_version) for member in self.members]
+        what = f"publication of version {policy_version}"
+        return self._get(references, self._deadlines.sync, what)[0]
+
+    def save(self, directory: Path) -> None:
+        references = [member.save.remote(directory.resolve()) for member in self.members]
+        self._get(references, self._deadlines.checkpoint, f"checkpoint into {directory}")
+        if not ((directory / "model").is_dir() and (directory / "state").is_dir()):
+            raise LearnerError(f"{directory}: the learner wrote its checkpoint on another disk; run_dir must be shared")
+
+    def load(self, directory: Path) -> None:
+        references = [member.load.remote(directory.resolve()) for member in self.members]
+        self._get(references, self._deadlines.checkpoint, f"checkpoint from {directory}")
+
+    def _get(self, references: Sequence[ObjectRef], deadline_seconds: float, waiting_for: str) -> list[Any]:
+        """As `get`; where one rank complains because another is gone, the loss is what is reported."""
+        try:
+            return get(references, deadline_seconds, waiting_for, LearnerError)
+        except LearnerError:
+            pings = [member.ping.remote() for member in self.members]
+            get(pings, _PING_SECONDS, f"{waiting_for}: looking for lost ranks", LearnerError)
+            raise

@@ -1,0 +1,83 @@
+"""The grader and the frozen references as the driver sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rlsys.actors.futures import get
+from rlsys.actors.seats import Actor, Seats
+from rlsys.actors.sharing import score_on
+from rlsys.actors.wire import cut
+from rlsys.config import DeadlineConfig
+from rlsys.errors import ActorLostError, DeadlineError, ScoringError
+from rlsys.protocols import Future
+from rlsys.types import (
+    Rollout,
+    RolloutGroup,
+    TokenScores,
+    Verdict,
+)
+
+
+class GraderPool:
+    """The grader actor behind the `Grader` protocol; a dead one is replaced once per request."""
+
+    def __init__(self, seats: Seats, settings: Sequence[Any], logs: Path | None, deadlines: DeadlineConfig) -> None:
+        self._seats = seats
+        self._deadlines = deadlines
+        self._starting = seats.start_all(settings, logs)
+
+    @property
+    def member(self) -> Actor:
+        return self._seats.actors[0]
+
+    def wait_until_ready(self) -> None:
+        get(self._starting, self._deadlines.start, "start of the grader", ScoringError)
+
+    def grade(self, groups: Sequence[RolloutGroup]) -> Future[list[list[Verdict]]]:
+        pairs = [(rollout.text, group.prompt.gold) for group in groups for rollout in group.rollouts]
+        return _PendingVerdicts(self, pairs, [len(group.rollouts) for group in groups])
+
+    def replace(self) -> None:
+        get([self._seats.replace(0)], self._deadlines.start, "restart of the grader", ScoringError)
+
+
+class _PendingVerdicts:
+    def __init__(self, pool: GraderPool, pairs: list[tuple[str, str]], sizes: list[int]) -> None:
+        self._pool, self._pairs, self._sizes = pool, pairs, sizes
+        self._reference = pool.member.grade.remote(pairs)
+
+    def result(self, deadline_seconds: float) -> list[list[Verdict]]:
+        what = f"verdicts on {len(self._pairs)} completions"
+        try:
+            [verdicts] = get([self._reference], deadline_seconds, what, ScoringError)
+        except (ActorLostError, DeadlineError):
+            self._pool.replace()
+            retry = self._pool.member.grade.remote(self._pairs)
+            [verdicts] = get([retry], deadline_seconds, f"{what}, second try", ScoringError)
+        return cut(verdicts, self._sizes)
+
+
+class ReferencePool:
+    """Frozen references behind the `Scorer` protocol."""
+
+    def __init__(
+        self,
+        seats: Seats,
+        settings: Sequence[Any],
+        logs: Path | None,
+        microbatch_tokens: int,
+        deadlines: DeadlineConfig,
+    ) -> None:
+        self._deadlines = deadlines
+        self._microbatch_tokens = microbatch_tokens
+        self._starting = seats.start_all(settings, logs)
+        self.members = seats.actors
+
+    def wait_until_ready(self) -> None:
+        get(self._starting, self._deadlines.start, "start of the frozen reference", ScoringError)
+
+    def score(self, rollouts: Sequence[Rollout]) -> Future[list[TokenScores]]:
+        return score_on(self.members, rollouts, self._microbatch_tokens, "reference log-probs", ScoringError)

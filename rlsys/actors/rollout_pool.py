@@ -1,0 +1,143 @@
+"""Rollout actors as one engine: prompts are shared out, the dead and the silent replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from rlsys.actors.futures import get
+from rlsys.actors.seats import Actor, ObjectRef, Seats
+from rlsys.actors.wire import cut
+from rlsys.config import DeadlineConfig
+from rlsys.errors import ActorLostError, DeadlineError, RolloutError
+from rlsys.protocols import Future
+from rlsys.rollout.vllm_engine import EngineSettings
+from rlsys.types import (
+    Prompt,
+    Rollout,
+    RolloutGroup,
+    Sampling,
+    WeightReceipt,
+    WeightUpdate,
+)
+from rlsys.weights.sync import verify_receipt
+
+_MAX_ATTEMPTS = 3
+"""How often one engine's share of prompts is given out before the run stops."""
+
+
+class RolloutPool:
+    """Rollout actors behind the `RolloutEngine` protocol; a dead or silent one is replaced, its prompts re-issued."""
+
+    def __init__(self, seats: Seats, settings: EngineSettings, logs: Path | None, deadlines: DeadlineConfig) -> None:
+        self._seats = seats
+        self._deadlines = deadlines
+        self._last_update: WeightUpdate | None = None
+        self._num_outstanding = 0
+        self.num_restarts = 0
+        self._starting = seats.start_all([settings], logs)
+
+    @property
+    def members(self) -> list[Actor]:
+        return self._seats.actors
+
+    def wait_until_ready(self) -> None:
+        get(self._starting, self._deadlines.start, "start of the rollout engines", RolloutError)
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Future[list[RolloutGroup]]:
+        """Share the prompts out in order, in equal parts; the groups come back in the prompts' order."""
+        bounds = np.linspace(0, len(prompts), len(self.members) + 1).round().astype(int)
+        parts = [
+            _Part(self, index, prompts[bounds[index] : bounds[index + 1]], sampling)
+            for index in range(len(self.members))
+            if bounds[index] < bounds[index + 1]
+        ]
+        self._num_outstanding += 1
+        return _PendingRollouts(self, parts)
+
+    def settle(self) -> None:
+        """One request less that loads and probes queue behind."""
+        self._num_outstanding -= 1
+
+    def _patience(self) -> float:
+        """Seconds that a load or probe may take: each waits its turn behind the batches that are out."""
+        return self._deadlines.sync + self._num_outstanding * self._deadlines.generate
+
+    def load(self, update: WeightUpdate) -> list[WeightReceipt]:
+        """Load into every engine; the pool keeps the update for engines that start later."""
+        self._last_update = update
+        seconds = self._deadlines.sync
+        references: list[ObjectRef] = [member.load.remote(update, seconds) for member in self.members]
+        return [self._receipt(index, reference, update) for index, reference in enumerate(references)]
+
+    def _receipt(self, index: int, reference: ObjectRef, update: WeightUpdate) -> WeightReceipt:
+        what = f"weights of version {update.policy_version} into engine {index}"
+        try:
+            return get([reference], self._patience(), what, RolloutError)[0]
+        except (ActorLostError, DeadlineError):
+            return self.restart(index)
+
+    def probe(self, rollouts: Sequence[Rollout]) -> list[list[np.ndarray]]:
+        """Every engine's own log-probs of the given completions: engines x rollouts x [T]."""
+        sequences = [(rollout.prompt_ids, rollout.completion_ids) for rollout in rollouts]
+        references = [member.probe.remote(sequences) for member in self.members]
+        return get(references, self._patience(), "log-prob probe of the engines", RolloutError)
+
+    def restart(self, index: int) -> WeightReceipt:
+        """Replace engine `index` by a fresh one that holds the last update, and give its receipt for it."""
+        assert self._last_update is not None, "every run begins with a weight sync"
+        self.num_restarts += 1
+        get([self._seats.replace(index)], self._deadlines.start, f"restart of engine {index}", RolloutError)
+        seconds, what = self._deadlines.sync, f"weights into the restarted engine {index}"
+        loading = self.members[index].load.remote(self._last_update, seconds)
+        [receipt] = get([loading], seconds, what, RolloutError)
+        verify_receipt(self._last_update, receipt, f"restarted engine {index}")
+        return receipt
+
+
+@dataclass(slots=True)
+class _Part:
+    """One engine's share of the prompts, and the request that is out for it."""
+
+    pool: RolloutPool
+    index: int
+    prompts: Sequence[Prompt]
+    sampling: Sampling
+    member: Actor = field(init=False)
+    reference: ObjectRef = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.issue()
+
+    def issue(self) -> None:
+        self.member = self.pool.members[self.index]
+        self.reference = self.member.generate.remote(self.prompts, self.sampling)
+
+    def result(self, deadline_seconds: float) -> list[RolloutGroup]:
+        what = f"rollouts of step {self.sampling.step} from engine {self.index}"
+        for attempt in range(1, _MAX_ATTEMPTS + 1):
+            try:
+                [rollouts] = get([self.reference], deadline_seconds, what, RolloutError)
+                groups = cut(rollouts.unpack(), [self.sampling.num_samples] * len(self.prompts))
+                return [RolloutGroup(prompt, tuple(group)) for prompt, group in zip(self.prompts, groups, strict=True)]
+            except (ActorLostError, DeadlineError):
+                if attempt == _MAX_ATTEMPTS:
+                    raise
+                if self.member is self.pool.members[self.index]:
+                    self.pool.restart(self.index)
+                self.issue()
+        raise AssertionError("unreachable")
+
+
+@dataclass(frozen=True, slots=True)
+class _PendingRollouts:
+    pool: RolloutPool
+    parts: list[_Part]
+
+    def result(self, deadline_seconds: float) -> list[RolloutGroup]:
+        groups = [group for part in self.parts for group in part.result(deadline_seconds)]
+        self.pool.settle()
+        return groups
