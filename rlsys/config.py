@@ -337,7 +337,7 @@ def describe_validation_error(error: ValidationError, model: type[BaseModel]) ->
     if not location:
         return message
     if first["type"] == "value_error":
-        return f"{location}: {message}"
+        return f"{location}.{message}"  # a section's own checks begin with the key
     return f"{location} is {first['input']!r}: {message[0].lower()}{message[1:]}"
 
 

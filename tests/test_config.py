@@ -133,11 +133,20 @@ def test_the_last_override_wins(example: Path) -> None:
         ("learner.lr=-1", "learner.lr is -1: input should be greater than 0"),
         ("learner.zero_stage=4", "learner.zero_stage is 4: input should be 0, 1, 2 or 3"),
         ("regime.name=sharp", "regime.name is 'sharp': input should be 'task', 'sharpening', 'blended', 'tempered' or"),
+        (
+            "learner.deepspeed.gradient_clipping=2",
+            "learner.deepspeed.gradient_clipping is set by learner.max_grad_norm",
+        ),
+        ("learner.deepspeed.gradient_clippin=2", "learner.deepspeed.gradient_clippin is not known; allowed: "),
+        (
+            "learner.deepspeed.zero_optimization.stage=2",
+            "learner.deepspeed.zero_optimization.stage is set by learner.zero_stage",
+        ),
         ("regime.alpha=.nan", "regime.alpha is nan: input should be a finite number"),
         ("model.dtype=float16", "model.dtype is 'float16': input should be 'float32' or 'bfloat16'"),
         ("data.on_bad_row=ignore", "data.on_bad_row is 'ignore': input should be 'error' or 'skip'"),
         ("name=../elsewhere", "name is '../elsewhere': string should match pattern"),
-        ("data.prompt_template=Solve", "data: prompt_template must contain {problem}"),
+        ("data.prompt_template=Solve", "data.prompt_template must contain {problem}"),
     ],
 )
 def test_a_mistake_is_named_with_its_value_and_what_is_allowed(example: Path, override: str, message: str) -> None:
@@ -171,7 +180,7 @@ def test_batch_arithmetic_that_just_adds_up(example: Path) -> None:
 @pytest.mark.parametrize("key", ENGINE_KEYS_SET_BY_RLSYS)
 def test_engine_settings_that_rlsys_makes_itself_are_refused(example: Path, key: str) -> None:
     message = refused(example, f"rollout.engine.{key}=1")
-    assert message == f"rollout: engine.{key} is set by {ENGINE_KEYS_SET_BY_RLSYS[key]}"
+    assert message == f"rollout.engine.{key} is set by {ENGINE_KEYS_SET_BY_RLSYS[key]}"
 
 
 @pytest.mark.parametrize(

@@ -114,3 +114,8 @@ def test_tensors_move_together() -> None:
     moved = build_microbatch([PLACEHOLDER]).to(torch.device("meta"))
     names = ("input_ids", "completion_ids", "completion_mask", "predicting_positions")
     assert {getattr(moved, name).device.type for name in names} == {"meta"}
+
+
+def test_no_rank_is_left_without_work_while_there_is_enough() -> None:
+    assert sorted(map(tuple, plan_microbatches([10, 30], 8192, 2))) == [(0,), (1,)]
+    assert [] not in plan_microbatches([10, 10, 10, 30], 8192, 4)

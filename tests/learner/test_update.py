@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlsys.data.packing import build_microbatch
-from rlsys.learner.update import LossSettings, count_loss_tokens, microbatch_loss, select
+from rlsys.learner.update import PLACEHOLDER_BATCH, LossSettings, count_loss_tokens, microbatch_loss, select
 from rlsys.types import Rollout, TrainingBatch
 
 PLAIN = LossSettings("reinforce", importance_cap=None)
@@ -139,3 +139,14 @@ def test_select_keeps_together_what_belongs_together() -> None:
 def test_an_unknown_loss_is_named() -> None:
     with pytest.raises(ValueError, match="unknown loss 'magic'"):
         loss_and_gradient(make_batch([1], [1.0]), TABLE, 1.0, LossSettings("magic", None))
+
+
+def test_a_rank_without_rollouts_reports_the_same_metrics_as_the_others_all_zero() -> None:
+    """The ranks add their metrics up together: equal names, or they would wait for each other."""
+    batch = make_batch([2], [1.0], log_ratio=0.5)
+    with_work = microbatch_loss(CAPPED, torch.zeros(1, 2), batch, build_microbatch(batch.rollouts), 8.0)[1]
+    microbatch = build_microbatch(PLACEHOLDER_BATCH.rollouts)
+    loss, without = microbatch_loss(CAPPED, torch.full((1, 1), -3.0), PLACEHOLDER_BATCH, microbatch, 8.0)
+    assert without.keys() == with_work.keys()
+    assert loss == 0
+    assert all(value == 0 for value in without.values())
