@@ -38,13 +38,19 @@ def ray_session() -> Iterator[RaySession]:
 
     asked = os.environ.get("RAY_ADDRESS", "local")
     _check_answers(asked)
-    context = ray.init(
-        address=asked,
-        include_dashboard=True if asked == "local" else None,
-        dashboard_host="127.0.0.1",
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    try:
+        context = ray.init(
+            address=asked,
+            include_dashboard=True if asked == "local" else None,
+            dashboard_host="127.0.0.1",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except (ConnectionError, ray.exceptions.RayError) as error:
+        raise ConfigError(
+            f"RAY_ADDRESS is {asked!r}, and that cluster lets nobody in without its token ({error}): set "
+            "RAY_AUTH_MODE=token, with the token in RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token"
+        ) from None
     try:
         yield RaySession(_dashboard_url(context), cluster_resources())
     finally:

@@ -72,6 +72,19 @@ def test_without_the_token_nobody_submits(cluster: dict[str, str], tmp_path: Pat
     assert _status(stranger) != 0
 
 
+def test_a_run_without_the_token_is_one_clear_line(
+    cluster: dict[str, str], write_config: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    (tmp_path / "none").write_text("another-token-0123456789abcdef0123456789")
+    stranger = {**cluster, "RAY_AUTH_TOKEN_PATH": str(tmp_path / "none"), "RAY_ADDRESS": f"127.0.0.1:{PORT}"}
+    command = [sys.executable, "-m", "rlsys", "train", str(write_config(tmp_path))]
+    finished = subprocess.run(command, env=stranger, capture_output=True, text=True, timeout=120, check=False)
+    assert finished.returncode == 2, finished.stderr
+    assert "lets nobody in without its token" in finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_submitted_job_trains_and_its_metrics_reach_prometheus(
     cluster: dict[str, str], write_config: Callable[[Path], Path], tmp_path: Path
 ) -> None:
