@@ -132,9 +132,9 @@ PLACEHOLDER = Rollout(
 """Forwarded where a microbatch is empty: under ZeRO-3 every forward pass is collective."""
 
 
-def pad_rows(rows: Sequence[np.ndarray], num_columns: int) -> torch.Tensor:
-    """Ragged float rows as [B num_columns] float32, zeros on the right."""
-    padded = np.zeros((len(rows), num_columns), dtype=np.float32)
+def pad_rows(rows: Sequence[np.ndarray], num_columns: int, dtype: type[np.floating] = np.float32) -> torch.Tensor:
+    """Ragged float rows as [B num_columns] of `dtype`, zeros on the right."""
+    padded = np.zeros((len(rows), num_columns), dtype=dtype)
     for index, row in enumerate(rows):
         padded[index, : len(row)] = row
     return torch.from_numpy(padded)

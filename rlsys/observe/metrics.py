@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rlsys.algorithms.estimates import clustered_standard_error
 from rlsys.types import RolloutGroup, TokenScores, Verdict
 
 Numbers = Sequence[Sequence[float]] | np.ndarray
@@ -94,16 +95,11 @@ def kl_metrics(differences: np.ndarray, prompt_ids: Sequence[str]) -> dict[str, 
         differences: [N], L_pi - L_ref of each rollout.
         prompt_ids: [N]; rollouts of one prompt are one cluster, for they are not independent samples of the mean.
 
-    The variance is the usual cluster-robust one: C/(C-1) * sum over the C clusters of (sum of residuals)^2 / N^2. With
-    one cluster there is none.
+    With one cluster there is no standard error.
     """
-    mean = differences.mean()
-    metrics = {"policy/kl_to_reference": float(mean)}
-    _, cluster = np.unique(np.asarray(prompt_ids), return_inverse=True)
-    sums = np.bincount(cluster, weights=differences - mean)
-    if len(sums) > 1:
-        variance = len(sums) / (len(sums) - 1) * np.square(sums).sum() / len(differences) ** 2
-        metrics["policy/kl_to_reference_se"] = float(np.sqrt(variance))
+    metrics = {"policy/kl_to_reference": float(differences.mean())}
+    if len(set(prompt_ids)) > 1:
+        metrics["policy/kl_to_reference_se"] = clustered_standard_error(differences.tolist(), prompt_ids)
     return metrics
 
 

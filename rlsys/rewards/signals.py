@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from rlsys.data.packing import pad_rows
+
 if TYPE_CHECKING:
     from rlsys.types import TokenScores, Verdict
 
@@ -35,17 +37,11 @@ def gather_signals(
 ) -> Signals:
     """One verdict and two scores per rollout, in the same order."""
     lengths = [len(score.logprobs) for score in policy_scores]
-    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    longest = max(lengths)
+    mask = torch.arange(longest) < torch.tensor(lengths)[:, None]
     return Signals(
         task_rewards=torch.tensor([_TASK_REWARD[verdict.label] for verdict in verdicts], dtype=torch.float64),
-        reference_logprobs=_pad([score.logprobs for score in reference_scores]),
-        policy_logprobs=_pad([score.logprobs for score in policy_scores]),
+        reference_logprobs=pad_rows([score.logprobs for score in reference_scores], longest, np.float64),
+        policy_logprobs=pad_rows([score.logprobs for score in policy_scores], longest, np.float64),
         completion_mask=mask.to(torch.float64),
     )
-
-
-def _pad(rows: Sequence[np.ndarray]) -> torch.Tensor:
-    padded = np.zeros((len(rows), max(len(row) for row in rows)))
-    for index, row in enumerate(rows):
-        padded[index, : len(row)] = row
-    return torch.from_numpy(padded)
