@@ -64,13 +64,12 @@ class Experience:
 
     def num_learned_tokens(self) -> int:
         """Of the rollouts that are learned from, prompts included."""
-        return sum(num_tokens(rollout) for rollout in self.training_batch().rollouts)
+        rollouts = self.rollouts
+        return sum(num_tokens(rollouts[index]) for index in self._learned_indices())
 
     def training_batch(self) -> TrainingBatch:
         """The rollouts of the groups that are learned from."""
-        group_size = self.rewards.shape[1]
-        rollouts, old = self.rollouts, self.old_logprobs
-        learned = [index for index in range(len(rollouts)) if self.is_learned[index // group_size]]
+        rollouts, old, learned = self.rollouts, self.old_logprobs, self._learned_indices()
         reference = self.reference_scores if self.objective.penalizes_kl_in_loss else None
         return TrainingBatch(
             rollouts=tuple(rollouts[index] for index in learned),
@@ -79,6 +78,9 @@ class Experience:
             advantages=self.advantages.reshape(-1)[learned].astype(np.float32),
             loss_mask=self.loss_mask.reshape(-1)[learned].astype(np.float32),
         )
+
+    def _learned_indices(self) -> list[int]:
+        return np.flatnonzero(np.repeat(self.is_learned, self.rewards.shape[1])).tolist()
 
     def differing_groups(self) -> np.ndarray:
         """[B] bool: whether the rewards of a group differ before they are shaped (DAPO: not all right or all wrong)."""

@@ -31,8 +31,6 @@ from rlsys.rundir.manifest import collect_manifest
 from rlsys.scoring import load_language_model
 from rlsys.types import Prompt
 
-_REWARDS = {"correct": 1.0, "wrong": 0.0, "undecided": float("nan")}
-
 
 @dataclass(frozen=True, slots=True)
 class OracleOptions:
@@ -85,7 +83,7 @@ class VerdictBook:
         pairs = list(dict.fromkeys((text, gold) for text in texts if (text, gold) not in self._rewards_of_texts))
         if pairs:
             verdicts = self._pool.grade(pairs)
-            self._rewards_of_texts |= {pair: _REWARDS[v.label] for pair, v in zip(pairs, verdicts, strict=True)}
+            self._rewards_of_texts |= {pair: v.task_reward for pair, v in zip(pairs, verdicts, strict=True)}
         for ids, text in zip(new, texts, strict=True):
             known[ids.tobytes()] = self._rewards_of_texts[text, gold]
         return np.array([known[ids.tobytes()] for ids in enumeration.completion_ids], dtype=np.float64)

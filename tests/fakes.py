@@ -24,7 +24,7 @@ from rlsys.errors import DeadlineError
 from rlsys.experience import Judges
 from rlsys.learner.update import loss_denominator, mean_results, microbatch_loss, reported_metrics, select
 from rlsys.objective import build_objective, loss_settings
-from rlsys.oracle.enumeration import Enumeration
+from rlsys.oracle.enumeration import Enumeration, EnumerationRequest
 from rlsys.train import Parts
 from rlsys.types import (
     Prompt,
@@ -177,10 +177,8 @@ class TableReference:
         self._prompts: Sequence[Sequence[int]] = ()
         self.hides_half = False
 
-    def begin_enumeration(
-        self, tokenizer_path: str, prompts: Sequence[Sequence[int]], max_tokens: int, ignore_eos: bool, budget: int
-    ) -> None:
-        self._prompts = prompts
+    def begin_enumeration(self, request: EnumerationRequest) -> None:
+        self._prompts = request.prompts
 
     def expand(self, indices: Sequence[int], num_expansions: int) -> list[tuple[Enumeration, list[str]]]:
         return [self._list_answers(self._prompts[index][0]) for index in indices]

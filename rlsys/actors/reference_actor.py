@@ -10,7 +10,7 @@ import torch
 from rlsys.actors.process import redirect_output
 from rlsys.actors.wire import WireRollouts, WireScores, cut
 from rlsys.data.packing import PLACEHOLDER
-from rlsys.oracle.enumeration import CompletionSpace, Enumeration, PrefixSearch, find_stop_ids
+from rlsys.oracle.enumeration import CompletionSpace, Enumeration, EnumerationRequest, PrefixSearch, find_stop_ids
 from rlsys.scoring import build_scorer, score_microbatch
 
 
@@ -28,21 +28,15 @@ class ReferenceActor:
         scored = [score_microbatch(self._scorer, microbatch, self._device) for microbatch in microbatches]
         return WireScores.pack([score for microbatch in scored for score in microbatch])
 
-    def begin_enumeration(
-        self,
-        tokenizer_path: str,
-        prompts: Sequence[Sequence[int]],
-        max_completion_tokens: int,
-        ignore_eos: bool,
-        max_expansions: int,
-    ) -> None:
-        """Prepare to list the completions of these prompts."""
+    def begin_enumeration(self, request: EnumerationRequest) -> None:
+        """Prepare to list the completions of the prompts."""
         from transformers import AutoTokenizer
 
         model = self._scorer.language_model
-        self._tokenizer = AutoTokenizer.from_pretrained(tokenizer_path)
-        space = CompletionSpace(find_stop_ids(model, self._tokenizer), max_completion_tokens, ignore_eos)
-        self._search = PrefixSearch(model, space, prompts, max_expansions=max_expansions)
+        self._tokenizer = AutoTokenizer.from_pretrained(request.tokenizer_path)
+        stop_ids = find_stop_ids(model, self._tokenizer)
+        space = CompletionSpace(stop_ids, request.max_completion_tokens, request.ignore_eos)
+        self._search = PrefixSearch(model, space, request.prompts, max_expansions=request.max_expansions)
 
     def expand(self, indices: Sequence[int], num_expansions: int) -> list[tuple[Enumeration, list[str]]]:
         """Look into more prefixes of these prompts: all completions so far, and their texts."""

@@ -12,7 +12,7 @@ from rlsys.actors.sharing import score_on
 from rlsys.actors.wire import cut
 from rlsys.config import DeadlineConfig
 from rlsys.errors import ActorLostError, DeadlineError, ScoringError
-from rlsys.oracle.enumeration import Enumeration
+from rlsys.oracle.enumeration import Enumeration, EnumerationRequest
 from rlsys.protocols import Future
 from rlsys.types import (
     Completion,
@@ -98,18 +98,9 @@ class ReferencePool:
     def score(self, rollouts: Sequence[Rollout]) -> Future[list[TokenScores]]:
         return score_on(self.members, rollouts, self._microbatch_tokens, "reference log-probs", ScoringError)
 
-    def begin_enumeration(
-        self,
-        tokenizer_path: str,
-        prompts: Sequence[Sequence[int]],
-        max_completion_tokens: int,
-        ignore_eos: bool,
-        max_expansions: int,
-    ) -> None:
-        """Let the first reference prepare to list the completions of these prompts."""
-        begun = self.members[0].begin_enumeration.remote(
-            tokenizer_path, prompts, max_completion_tokens, ignore_eos, max_expansions
-        )
+    def begin_enumeration(self, request: EnumerationRequest) -> None:
+        """Let the first reference prepare to list the completions of the prompts."""
+        begun = self.members[0].begin_enumeration.remote(request)
         get([begun], self._deadlines.score, "start of the enumeration", ScoringError)
 
     def expand(self, indices: Sequence[int], num_expansions: int) -> list[tuple[Enumeration, list[str]]]:

@@ -27,6 +27,13 @@ def masked_sum(
     return (mask_out(values, loss_mask) * loss_mask.to(values.dtype)).sum(dim=-1)
 
 
+def token_total(
+    values: Float[Tensor, "*B T"], loss_mask: Float[Tensor, "*B T"] | Bool[Tensor, "*B T"]
+) -> Float[Tensor, "*B"]:
+    """Sum over valid tokens in float64 and without gradient, each counted once whatever weight the mask gives it."""
+    return masked_sum(values.detach().to(torch.float64), loss_mask != 0)
+
+
 def sequence_mean_weights(loss_mask: Float[Tensor, "*B T"] | Bool[Tensor, "*B T"]) -> Float[Tensor, "*B T"]:
     """`loss_mask` [... T] divided by its row sum; an empty row stays zero.
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from rlsys.experience import Experience, Judges
 from rlsys.oracle.distances import PromptDistance, concentrated, distance_metrics, prompt_distance
-from rlsys.oracle.enumeration import Enumeration
+from rlsys.oracle.enumeration import Enumeration, EnumerationRequest
 from rlsys.oracle.optimum import Optimum, find_optimum
 from rlsys.oracle.targets import Target
 from rlsys.protocols import Grader, RolloutEngine
@@ -23,14 +23,7 @@ _EXPANSION_GROWTH = 1.5
 class Enumerator(Protocol):
     """Lists the frozen reference's completions, likeliest first."""
 
-    def begin_enumeration(
-        self,
-        tokenizer_path: str,
-        prompts: Sequence[Sequence[int]],
-        max_completion_tokens: int,
-        ignore_eos: bool,
-        max_expansions: int,
-    ) -> None:
+    def begin_enumeration(self, request: EnumerationRequest) -> None:
         """Forget what was listed, and begin with these prompts."""
         ...
 
@@ -79,9 +72,14 @@ def solve_problems(
     """
     if target.name == "task":  # has many optima: the reward gap is all there is
         return [SolvedProblem(prompt, Optimum(target, is_certified=False), (), None) for prompt in prompts]
-    token_ids = [prompt.token_ids for prompt in prompts]
-    limits = space.max_completion_tokens, space.ignore_eos, settings.max_expansions
-    enumerator.begin_enumeration(settings.tokenizer_path, token_ids, *limits)
+    request = EnumerationRequest(
+        settings.tokenizer_path,
+        [prompt.token_ids for prompt in prompts],
+        space.max_completion_tokens,
+        space.ignore_eos,
+        settings.max_expansions,
+    )
+    enumerator.begin_enumeration(request)
     solved: dict[int, SolvedProblem] = {}
     used, num_expansions = 0, _FIRST_EXPANSIONS
     while len(solved) < len(prompts):

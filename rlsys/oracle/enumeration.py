@@ -45,6 +45,17 @@ class CompletionSpace:
         return () if self.ignore_eos else tuple(sorted(self.stop_ids))
 
 
+@dataclass(frozen=True, slots=True)
+class EnumerationRequest:
+    """What a process that holds a model is asked to enumerate; the tokenizer tells stop tokens and texts."""
+
+    tokenizer_path: str
+    prompts: Sequence[Sequence[int]]
+    max_completion_tokens: int
+    ignore_eos: bool
+    max_expansions: int
+
+
 def find_stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     """The tokens that end a completion in the engines: the generation configuration's, and the tokenizer's own."""
     configured = model.generation_config.eos_token_id if model.generation_config is not None else None

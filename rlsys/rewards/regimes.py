@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from rlsys.algorithms.reductions import masked_sum
+from rlsys.algorithms.reductions import token_total
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -162,10 +162,9 @@ def _checked_facts(regime: str, arguments: Mapping[str, object]) -> RegimeFacts:
 
 
 def _token_total(logprobs: Tensor | None, loss_mask: Tensor | None) -> Tensor:
-    """Sum over valid tokens, each counted once whatever weight the mask gives it."""
     assert logprobs is not None
     assert loss_mask is not None
-    return masked_sum(_float64(logprobs), loss_mask != 0)
+    return token_total(logprobs, loss_mask)
 
 
 def _length_divisor(loss_mask: Tensor | None, reduction: str, length_power: float) -> Tensor | float:

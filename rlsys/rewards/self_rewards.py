@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from rlsys.algorithms.reductions import masked_sum
+from rlsys.algorithms.reductions import token_total
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,7 +46,7 @@ def negative_token_entropy(entropies: Float[Tensor, "N T"], loss_mask: Mask) -> 
 
 def negative_entropy_sum(entropies: Float[Tensor, "N T"], loss_mask: Mask) -> Float[Tensor, " N"]:
     """-sum_t H_t (EM-RL-token: Agarwal et al. 2025, arXiv 2505.15134): shorter completions get more, all else equal."""
-    return (-_token_total(entropies, loss_mask)).to(entropies.dtype)
+    return (-token_total(entropies, loss_mask)).to(entropies.dtype)
 
 
 def policy_logprob(policy_logprobs: Float[Tensor, "N T"], loss_mask: Mask) -> Float[Tensor, " N"]:
@@ -54,7 +54,7 @@ def policy_logprob(policy_logprobs: Float[Tensor, "N T"], loss_mask: Mask) -> Fl
 
     Its mean is minus the entropy of the distribution over whole completions.
     """
-    return _token_total(policy_logprobs, loss_mask).to(policy_logprobs.dtype)
+    return token_total(policy_logprobs, loss_mask).to(policy_logprobs.dtype)
 
 
 def self_certainty(self_certainties: Float[Tensor, "N T"], loss_mask: Mask) -> Float[Tensor, " N"]:
@@ -108,7 +108,7 @@ def unlikeliness(
     means = _token_mean(policy_logprobs, loss_mask).reshape(-1, group_size)
     others, own = means[:, None, :], means[:, :, None]
     ranks = (others < own).sum(dim=-1) + ((others == own).sum(dim=-1) - 1) / 2
-    rewards = _float64(task_rewards) * (1 - weight * ranks.flatten() / group_size)
+    rewards = task_rewards.detach().to(torch.float64) * (1 - weight * ranks.flatten() / group_size)
     return rewards.to(policy_logprobs.dtype)
 
 
@@ -208,17 +208,8 @@ def self_reward(
     return facts.reward(**used)
 
 
-def _token_total(values: Tensor, loss_mask: Tensor) -> Tensor:
-    """Sum over valid tokens in float64, each counted once whatever weight the mask gives it."""
-    return masked_sum(_float64(values), loss_mask != 0)
-
-
 def _token_mean(values: Tensor, loss_mask: Tensor) -> Tensor:
-    return _token_total(values, loss_mask) / (loss_mask != 0).sum(dim=-1).clamp_min(1)
-
-
-def _float64(values: Tensor) -> Tensor:
-    return values.detach().to(torch.float64)
+    return token_total(values, loss_mask) / (loss_mask != 0).sum(dim=-1).clamp_min(1)
 
 
 def _answer_rewards(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from rlsys.algorithms.kl import k1, k2, k3
-from rlsys.algorithms.reductions import masked_sum
+from rlsys.algorithms.reductions import token_total
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -65,6 +65,4 @@ def kl_penalty(
     if estimator not in _ESTIMATORS:
         raise ValueError(f"unknown KL estimator {estimator!r}: one of {', '.join(_ESTIMATORS)}")
     policy, reference = (values.detach().to(torch.float64) for values in (policy_logprobs, reference_logprobs))
-    is_valid = loss_mask != 0
-    values = _ESTIMATORS[estimator](policy, reference, is_valid)
-    return masked_sum(values, is_valid).to(policy_logprobs.dtype)
+    return token_total(_ESTIMATORS[estimator](policy, reference, loss_mask), loss_mask).to(policy_logprobs.dtype)
