@@ -23,7 +23,7 @@ from rlsys.config import Config
 from rlsys.data.loading import PromptSets, load_prompt_sets
 from rlsys.data.prompts import spread
 from rlsys.errors import ConfigError
-from rlsys.evaluation.optimum import OptimumGauge, OracleSettings, solve_problems
+from rlsys.evaluation.optimum import OptimumGauge, OracleSettings, solve_problems, with_accuracies
 from rlsys.experience import Judges
 from rlsys.learner.deepspeed_learner import LearnerSettings
 from rlsys.objective import build_objective, loss_settings
@@ -115,6 +115,8 @@ def build_gauge(config: Config, prompts: PromptSets, parts: Parts) -> OptimumGau
         OracleSettings(_whole_path(config.model.path), oracle.max_expansions, oracle.tolerance),
         config.deadlines.score,
     )
+    if config.reward.is_plain_math:
+        problems = with_accuracies(problems, judges.grader, config.deadlines.score)
     return OptimumGauge(problems, parts.engines, judges, config.optimum_sampling, config.deadlines.generate)
 
 

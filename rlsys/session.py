@@ -152,6 +152,7 @@ def _train(
         gauge = build_gauge(config, prompts, parts)
         if gauge is not None:
             console.note(f"oracle: {gauge}")
+            run.write_oracle(gauge.predictions())
         interrupts.begin_work(console.note)
         sink = AlarmSink(Alarms(run.earlier_rows), sinks, warn=console.note)
         return train(replace(parts, gauge=gauge), config, run, sink, interrupts.should_stop)

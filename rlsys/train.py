@@ -142,6 +142,7 @@ def _checkpoint(parts: Parts, config: Config, run: RunDirectory, step: int, queu
     """Save everything that the next step depends on; rollouts under way are waited for and saved too."""
     batches = queue.settle()
     state = {"step": step, "policy_version": step, "num_asked": queue.num_asked, "prompts": parts.prompts.state()}
-    with run.checkpoint_writer(step, state, keep_last=config.checkpoint.keep_last) as folder:
+    keep = config.checkpoint
+    with run.checkpoint_writer(step, state, keep_last=keep.keep_last, keep_best=keep.keep_best) as folder:
         parts.learner.save(folder)
         write_pending(folder, batches)

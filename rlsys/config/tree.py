@@ -38,6 +38,8 @@ class EvaluationConfig(Section):
 class CheckpointConfig(Section):
     every_num_steps: int = Field(default=40, ge=1)
     keep_last: int = Field(default=2, ge=1)
+    keep_best: bool = True
+    """Keep the one with the highest pass@1 on the held-out problems too."""
 
 
 class OracleConfig(Section):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 
 from rlsys.experience import Experience, Judges
 from rlsys.oracle.distances import PromptDistance, concentrated, distance_metrics, prompt_distance
 from rlsys.oracle.enumeration import Enumeration, EnumerationRequest
-from rlsys.oracle.optimum import Optimum, find_optimum
+from rlsys.oracle.optimum import Optimum, find_optimum, with_accuracy
+from rlsys.oracle.tables import describe_optimum, describe_target, summarize_optima
 from rlsys.oracle.targets import Target
 from rlsys.protocols import Grader, RolloutEngine
 from rlsys.types import Prompt, Rollout, RolloutGroup, Sampling
@@ -115,6 +116,18 @@ def _solved(
     return SolvedProblem(group.prompt, on_kept, tuple(group.rollouts[index] for index in kept), best_score)
 
 
+def with_accuracies(problems: Sequence[SolvedProblem], grader: Grader, deadline_seconds: float) -> list[SolvedProblem]:
+    """What the optima of a target without task rewards are worth in them: for one that has them nothing changes."""
+    missing = [number for number, each in enumerate(problems) if each.completions and each.optimum.accuracy is None]
+    groups = [RolloutGroup(problems[number].prompt, problems[number].completions) for number in missing]
+    verdicts = grader.grade(groups).result(deadline_seconds) if groups else []
+    result = list(problems)
+    for number, labels in zip(missing, verdicts, strict=True):
+        rewards = np.array([verdict.task_reward for verdict in labels])
+        result[number] = replace(problems[number], optimum=with_accuracy(problems[number].optimum, rewards))
+    return result
+
+
 def _as_group(prompt: Prompt, found: Enumeration, texts: Sequence[str]) -> RolloutGroup:
     """Enumerated completions as if they had been sampled: what graders and scorers take."""
     prompt_ids = np.array(prompt.token_ids, dtype=np.int32)
@@ -156,6 +169,22 @@ class OptimumGauge:
             f"optimum of '{target.name}' certified on {num_certified} of {len(self._problems)} held-out problems, "
             f"{num_completions} completions"
         )
+
+    def predictions(self) -> dict[str, Any]:
+        """What the optimum would do on these problems, as `rlsys oracle -o` writes it; empty for `task`, which has
+        many optima."""
+        target = self._problems[0].optimum.target
+        if target.name == "task":
+            return {}
+        problems = [
+            {"id": problem.prompt.id, "optima": {target.name: describe_optimum(problem.optimum)}}
+            for problem in self._problems
+        ]
+        return {
+            "targets": {target.name: describe_target(target)},
+            "all": {target.name: summarize_optima([problem.optimum for problem in self._problems])},
+            "problems": problems,
+        }
 
     def measure(self, step: int) -> dict[str, float]:
         """Fresh samples of each problem give the rewards, scores of the enumerated completions the total variation."""

@@ -20,7 +20,7 @@ term the entropy is concave in t, so its least value is at an end.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -149,6 +149,18 @@ def _distribution(
         length=_length(float(probabilities @ enumeration.lengths), share, enumeration.max_completion_tokens),
         entropy=_entropy(probabilities, logprobs, share, enumeration),
     )
+
+
+def with_accuracy(optimum: Optimum, task_rewards: np.ndarray) -> Optimum:
+    """A certified optimum that was found without task rewards, with the accuracy that these [n] give it; what has no
+    verdict (NaN) counts as unseen."""
+    assert optimum.logprobs is not None
+    is_known = ~np.isnan(task_rewards)
+    probabilities = np.where(is_known, np.exp(optimum.logprobs), 0.0)
+    known = float(probabilities.sum())
+    share = 1 - (1 - optimum.missing_share) * min(1.0, known)
+    rewards = np.where(is_known, task_rewards, 0.0)
+    return replace(optimum, accuracy=_accuracy(optimum.target, probabilities / (known or 1.0), rewards, share))
 
 
 def log_sum(values: np.ndarray) -> float:

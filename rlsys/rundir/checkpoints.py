@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,8 +58,11 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
 
 
 @contextmanager
-def checkpoint_writer(folder: Path, step: int, run_state: Mapping[str, Any], *, keep_last: int) -> Iterator[Path]:
-    """Give a temporary folder to fill; on leaving it becomes `step-...`, then all but the last `keep_last` go.
+def checkpoint_writer(
+    folder: Path, step: int, run_state: Mapping[str, Any], *, keep_last: int, keep_steps: Collection[int] = ()
+) -> Iterator[Path]:
+    """Give a temporary folder to fill; on leaving it becomes `step-...`, then all go but the last `keep_last` and those
+    of `keep_steps`.
 
     If the body fails, nothing changes: the temporary folder is removed, the earlier checkpoints stay.
 
@@ -86,4 +89,5 @@ def checkpoint_writer(folder: Path, step: int, run_state: Mapping[str, Any], *, 
             raise
         sync_path(folder)
     for checkpoint in list_checkpoints(folder)[:-keep_last]:
-        remove(checkpoint.path)
+        if checkpoint.step not in keep_steps:
+            remove(checkpoint.path)

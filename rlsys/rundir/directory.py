@@ -1,6 +1,6 @@
 """A run's folder: started once, never overwritten silently, resumed exactly.
 
-    config.yaml  manifest.json  metrics.jsonl  rollouts/  evals/  checkpoints/  logs/
+    config.yaml  manifest.json  oracle.json  metrics.jsonl  rollouts/  evals/  checkpoints/  logs/
 
 The order in which a step reaches the disk is what makes a resume exact: rollouts and evaluation, then the metrics row,
 then the checkpoint. So a checkpoint never knows of more than the other files do, and what is newer than it is removed.
@@ -8,8 +8,8 @@ then the checkpoint. So a checkpoint never knows of more than the other files do
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,19 +19,21 @@ import numpy as np
 from rlsys.errors import RunDirError
 from rlsys.rundir import checkpoints
 from rlsys.rundir import manifest as manifests
-from rlsys.rundir.atomic import clear_when_full, remove, sync_tree, write_json
+from rlsys.rundir.atomic import clear_when_full, remove, sync_tree, write_bytes, write_json
+from rlsys.rundir.best import best_step
 from rlsys.rundir.checkpoints import Checkpoint
 from rlsys.rundir.config_file import changed_keys, check_resumable, read_config, write_config
-from rlsys.rundir.evaluation_files import write_evaluation
+from rlsys.rundir.evaluation_files import read_evaluation, write_evaluation
 from rlsys.rundir.lock import WriterLock
 from rlsys.rundir.metrics_file import MetricsFile, read_metrics, truncate_metrics
+from rlsys.rundir.model_card import model_card
 from rlsys.rundir.names import partial_paths, step_name, step_paths
 from rlsys.rundir.rollout_files import write_rollouts
 from rlsys.types import RolloutGroup, TokenScores, Verdict
 
-_CONFIG, _MANIFEST, _METRICS = "config.yaml", "manifest.json", "metrics.jsonl"
+_CONFIG, _MANIFEST, _METRICS, _ORACLE = "config.yaml", "manifest.json", "metrics.jsonl", "oracle.json"
 _ROLLOUTS, _EVALS, _CHECKPOINTS, _LOGS = "rollouts", "evals", "checkpoints", "logs"
-_OWN_NAMES = {_CONFIG, _MANIFEST, _METRICS, _ROLLOUTS, _EVALS, _CHECKPOINTS, _LOGS, ".lock"}
+_OWN_NAMES = {_CONFIG, _MANIFEST, _METRICS, _ORACLE, _ROLLOUTS, _EVALS, _CHECKPOINTS, _LOGS, ".lock"}
 
 
 class RunDirectory:
@@ -137,17 +139,44 @@ class RunDirectory:
         write_evaluation(path, evaluation)
         return path
 
+    def write_oracle(self, predictions: Mapping[str, Any]) -> None:
+        """Write `oracle.json`: what the optimum of the regime would do on problems of the evaluation, if anything is
+        known of it."""
+        if predictions:
+            write_json(self.path / _ORACLE, dict(predictions))
+
+    @contextmanager
     def checkpoint_writer(
-        self, step: int, run_state: Mapping[str, Any], *, keep_last: int
-    ) -> AbstractContextManager[Path]:
+        self, step: int, run_state: Mapping[str, Any], *, keep_last: int, keep_best: bool = False
+    ) -> Iterator[Path]:
         """A temporary folder that becomes the checkpoint of `step`; see `checkpoints.checkpoint_writer`.
 
         What the steps before it wrote is made to survive a power cut first: rows and rollouts are not synced one by
-        one.
+        one. A `model/` gets its card. With `keep_best` the checkpoint that did best on the held-out problems stays.
         """
         sync_tree(self.path / _ROLLOUTS)
         self.metrics.sync()
-        return checkpoints.checkpoint_writer(self.path / _CHECKPOINTS, step, run_state, keep_last=keep_last)
+        folder = self.path / _CHECKPOINTS
+        candidates = [step, *(checkpoint.step for checkpoint in checkpoints.list_checkpoints(folder))]
+        best = best_step(self.path / _EVALS, candidates) if keep_best else None
+        keep_steps = [] if best is None else [best]
+        with checkpoints.checkpoint_writer(
+            folder, step, run_state, keep_last=keep_last, keep_steps=keep_steps
+        ) as partial:
+            yield partial
+            if (partial / "model").is_dir():
+                write_bytes(partial / "model" / "README.md", self._model_card(step).encode())
+
+    def _model_card(self, step: int) -> str:
+        files = [(number, path) for number, path in step_paths(self.path / _EVALS) if path.suffix == ".json"]
+        rows = [row for row in read_metrics(self.path / _METRICS) if row["step"] == step]
+        return model_card(
+            read_config(self.path / _CONFIG),
+            manifests.read_manifest(self.path / _MANIFEST),
+            step,
+            {number: read_evaluation(path) for number, path in files},
+            rows[-1] if rows else {},
+        )
 
     def close(self) -> None:
         """Let go of the folder; a second call does nothing."""

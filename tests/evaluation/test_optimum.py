@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rlsys.config import Config
-from rlsys.evaluation.optimum import OptimumGauge, OracleSettings, SolvedProblem, solve_problems
+from rlsys.evaluation.optimum import OptimumGauge, OracleSettings, SolvedProblem, solve_problems, with_accuracies
 from rlsys.oracle.targets import TARGETS, Target
 from tests.conftest import MakeConfig
 from tests.fakes import NUM_TOKENS, ToyRun, initial_weights, make_toy_run, token_distribution
@@ -126,3 +126,28 @@ def test_enumerated_completions_are_scored_as_rollouts(toy_config: MakeConfig) -
     expected = (2 * reference_logprobs()[0]).log_softmax(-1)
     found = {rollout.text: value for rollout, value in zip(first.completions, first.optimum.logprobs, strict=True)}
     np.testing.assert_allclose([found[str(token)] for token in range(NUM_TOKENS)], expected, atol=1e-5)
+
+
+def test_predictions_are_what_the_optimum_would_do(toy_config: MakeConfig) -> None:
+    """Answer 0 is never decided on: what it holds of pi* is all that is open."""
+    config = toy_config("regime.name=tempered", "regime.alpha=3")
+    toy = make_toy_run(config)
+    problems = with_accuracies(solved(toy, config), toy.parts.judges.grader, 1.0)
+    gauge = OptimumGauge(problems, toy.parts.engines, toy.parts.judges, config.optimum_sampling, 1.0)
+    predictions = gauge.predictions()
+    optimum = (3 * reference_logprobs()).softmax(-1)
+    right = (optimum * right_answers()).sum(-1)
+    assert predictions["targets"] == {"tempered": {"name": "tempered", "alpha": 3.0, "reduction": "sum"}}
+    assert [problem["id"] for problem in predictions["problems"]] == [problem.prompt.id for problem in problems]
+    for number, problem in enumerate(predictions["problems"]):
+        bounds = problem["optima"]["tempered"]["pass@k"]["1"]
+        assert bounds["low"] == pytest.approx(right[number].item(), abs=1e-3)
+        assert bounds["high"] == pytest.approx((right[number] + optimum[number, 0]).item(), abs=2e-3)
+    assert predictions["all"]["tempered"]["num_certified"] == NUM_PROBLEMS
+
+
+def test_there_is_no_one_prediction_for_the_task(toy_config: MakeConfig) -> None:
+    config = toy_config("regime.name=task")
+    toy = make_toy_run(config)
+    gauge = OptimumGauge(solved(toy, config), toy.parts.engines, toy.parts.judges, config.optimum_sampling, 1.0)
+    assert gauge.predictions() == {}
