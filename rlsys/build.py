@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import remove_placement_group
 
 from rlsys.actors.grader_actor import RemoteGraderActor
 from rlsys.actors.learner_actor import RemoteLearnerActor
 from rlsys.actors.learner_group import LearnerGroup
-from rlsys.actors.placement import ClusterResources, PlacementPlan, plan_placement
+from rlsys.actors.placement import ClusterResources, plan_placement
 from rlsys.actors.reference_actor import RemoteReferenceActor
 from rlsys.actors.reward_pools import GraderPool, ReferencePool
 from rlsys.actors.rollout_actor import RemoteRolloutActor
 from rlsys.actors.rollout_pool import RolloutPool
-from rlsys.actors.seats import Seats
+from rlsys.actors.seats import Seats, reserve
 from rlsys.config import Config
 from rlsys.data.loading import PromptSets, load_prompt_sets
 from rlsys.data.prompts import spread
@@ -51,7 +51,7 @@ def launch(config: Config, resources: ClusterResources) -> Iterator[Actors]:
     """
     placement = plan_placement(config.learner.num_ranks, config.rollout.num_engines, resources)
     with ExitStack() as stack:
-        group = _reserve(placement, config.deadlines.start)
+        group = reserve(placement, config.deadlines.start)
         stack.callback(remove_placement_group, group)
 
         def seats(kind: str, actor_class: Any) -> Seats:
@@ -222,11 +222,3 @@ def _learner_settings(config: Config) -> LearnerSettings:
 def reward_folders() -> list[str]:
     """Where reward functions are looked for: here, or, for an actor on another machine, where it was started."""
     return [str(Path.cwd()), "."]
-
-
-def _reserve(placement: PlacementPlan, deadline_seconds: float) -> PlacementGroup:
-    group = placement_group([dict(bundle) for bundle in placement.bundles], strategy="PACK")
-    if not group.wait(deadline_seconds):
-        remove_placement_group(group)
-        raise ConfigError(f"the cluster did not free {list(placement.bundles)} within {deadline_seconds:g} s")
-    return group

@@ -51,23 +51,11 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from rlsys.actors.placement import plan_placement
-    from rlsys.build import load_prompts
-    from rlsys.config import advice, load_config
-    from rlsys.data.loading import describe_accounts
-    from rlsys.model_folder import check_model_path
-    from rlsys.plan import describe_plan
-    from rlsys.ray_session import find_resources
-    from rlsys.rewards.task_reward import check_reward
+    from rlsys.plan_command import PlanOptions, run_plan
 
-    config = load_config(options.config, options.overrides)
-    check_model_path(config.model.path)
-    placement = plan_placement(config.learner.num_ranks, config.rollout.num_engines, find_resources())
-    check_reward(config.reward, [str(Path.cwd())])
-    prompts = load_prompts(config)
-    for line in advice(config):
-        print(f"note: {line}\n")
-    print(describe_plan(config, placement, len(prompts.train), prompts.max_tokens, describe_accounts(prompts)))
+    architecture = None if options.architecture is None else Path(options.architecture)
+    settings = PlanOptions(Path(options.config), tuple(options.overrides), options.gpus, options.gpu_gib, architecture)
+    run_plan(settings, print)
     return 0
 
 
@@ -103,6 +91,15 @@ def _oracle(options: argparse.Namespace) -> int:
     return 0
 
 
+def _sweep(options: argparse.Namespace) -> int:
+    from rlsys.interrupts import Interrupts
+    from rlsys.sweep_command import SweepOptions, run_sweep
+
+    settings = SweepOptions(Path(options.sweep), tuple(options.overrides), options.dry_run, options.max_parallel)
+    with Interrupts() as interrupts:
+        return run_sweep(settings, interrupts, lambda line: print(line, flush=True))
+
+
 def _grade(options: argparse.Namespace) -> int:
     from rlsys.grade_command import GradeOptions, grade_file, usable_cores
     from rlsys.interrupts import Interrupts
@@ -117,6 +114,26 @@ def _grade(options: argparse.Namespace) -> int:
     )
     with Interrupts():
         grade_file(settings)
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from rlsys.interrupts import Interrupts
+    from rlsys.report import write_report
+
+    output = None if options.output is None else Path(options.output)
+    with Interrupts():
+        print(write_report([Path(path) for path in options.paths], output, options.common_problems))
+    return 0
+
+
+def _eval(options: argparse.Namespace) -> int:
+    from rlsys.eval_command import read_options, run_evaluation
+    from rlsys.interrupts import Interrupts
+
+    evaluation = read_options(options)
+    with Interrupts() as interrupts:
+        run_evaluation(evaluation, interrupts)
     return 0
 
 
@@ -135,6 +152,9 @@ _COMMANDS = {
     "plan": _plan,
     "world": _world,
     "oracle": _oracle,
+    "sweep": _sweep,
     "grade": _grade,
+    "report": _report,
+    "eval": _eval,
     "doctor": _doctor,
 }

@@ -6,38 +6,110 @@ from collections.abc import Sequence
 
 from rlsys.actors.placement import PlacementPlan
 from rlsys.config import Config
+from rlsys.memory import GIB, EngineHolding, Holding
+
+_TIGHT_SHARE = 0.1
+"""Less than this to spare of a GPU: fragmentation alone may take it."""
+_NAME_WIDTH, _AMOUNT_WIDTH = 54, 8
 
 
 def describe_plan(
     config: Config,
     placement: PlacementPlan,
-    num_train_prompts: int,
+    num_train_prompts: int | None,
     max_prompt_tokens: int,
     data_lines: Sequence[str] = (),
 ) -> str:
-    """The data, the batch arithmetic and the placement, a few aligned lines; `data_lines` say what was read."""
+    """The data, the batch arithmetic and the placement, a few aligned lines; `data_lines` say what was read.
+
+    `num_train_prompts` is None where the data could not be reached.
+    """
     sections = [
+        [f"{config.name}: regime {config.regime.name}, {config.num_steps} steps, into {config.path}"],
+        *plan_sections(config, placement, num_train_prompts, max_prompt_tokens, data_lines),
+    ]
+    return join_sections(sections)
+
+
+def plan_sections(
+    config: Config,
+    placement: PlacementPlan,
+    num_train_prompts: int | None,
+    max_prompt_tokens: int,
+    data_lines: Sequence[str] = (),
+) -> list[list[str]]:
+    """What `describe_plan` says below its first line: equal for runs that need the same."""
+    return [
         _batch_lines(config, num_train_prompts, max_prompt_tokens),
         _schedule_lines(config),
         *([["data", *(f"  {line}" for line in data_lines)]] if data_lines else []),
         _placement_lines(placement),
     ]
+
+
+def join_sections(sections: Sequence[Sequence[str]]) -> str:
+    """An empty line between sections."""
     return "\n".join(line for section in sections for line in [*section, ""]).rstrip()
 
 
-def _batch_lines(config: Config, num_train_prompts: int, max_prompt_tokens: int) -> list[str]:
+def describe_holding(title: str, holding: Holding, available_bytes: int) -> list[str]:
+    """What a device holds, part by part in GiB, its peak, and whether that fits."""
+    always = [part for part in holding.parts if not part.phase]
+    lines = [f"  {title}", *(_amount(part.name, part.num_bytes) for part in always)]
+    for phase in holding.phases:
+        lines.append(_amount(f"+ {phase}", holding.phase_bytes(phase)))
+        parts = [part for part in holding.parts if part.phase == phase]
+        lines += [_amount(f"    {part.name}", part.num_bytes, is_detail=True) for part in parts]
+    return [*lines, f"{_amount('= at most', holding.peak_bytes)}  {verdict(holding.peak_bytes, available_bytes)}"]
+
+
+def describe_engine(title: str, engine: EngineHolding, available_bytes: int, max_model_tokens: int) -> list[str]:
+    """An engine's device, and how many sequences of full length its cache holds."""
+    fits, asked = engine.num_sequences_that_fit, engine.num_sequences_asked
+    lines = describe_holding(title, engine.holding, available_bytes)
+    of = f"of {available_bytes / GIB:.1f}"
+    if engine.kv_bytes <= 0:
+        lines[-1] = (
+            f"{_amount('= at most', engine.holding.peak_bytes)}  {of}: DOES NOT FIT, nothing is left for a KV cache"
+        )
+        return lines
+    if engine.holding.peak_bytes <= available_bytes:  # the cache is made as large as vLLM may have it
+        lines[-1] = f"{_amount('= at most', engine.holding.peak_bytes)}  {of}: fits"
+    enough = "all at once" if fits >= asked else "the others wait their turn" if fits else "NOT ONE FITS"
+    lines.append(
+        f"    {engine.kv_bytes_per_token / 1024:g} KiB a token: {fits} sequences of {max_model_tokens:,} tokens at a "
+        f"time; {asked} are asked for: {enough}"
+    )
+    return lines
+
+
+def verdict(peak_bytes: int, available_bytes: int) -> str:
+    """`of 79.1: fits, 12.3 to spare`."""
+    spare = available_bytes - peak_bytes
+    of = f"of {available_bytes / GIB:.1f}"
+    if spare < 0:
+        return f"{of}: DOES NOT FIT, {-spare / GIB:.1f} too much"
+    return f"{of}: fits{', but is tight' if spare < _TIGHT_SHARE * available_bytes else ''}, {spare / GIB:.1f} to spare"
+
+
+def _amount(name: str, num_bytes: int, is_detail: bool = False) -> str:
+    width = _AMOUNT_WIDTH if is_detail else _AMOUNT_WIDTH + 2
+    return f"    {name:<{_NAME_WIDTH}}{num_bytes / GIB:>{width}.{2 if num_bytes >= 0.1 * GIB else 3}f}"
+
+
+def _batch_lines(config: Config, num_train_prompts: int | None, max_prompt_tokens: int) -> list[str]:
     rollout, learner = config.rollout, config.learner
     num_rollouts = rollout.num_rollouts_per_step
     longest = max_prompt_tokens + rollout.max_completion_tokens
     most_tokens = num_rollouts * longest
     num_microbatches = _round_up(-(-num_rollouts // (learner.microbatch_tokens // longest)), learner.num_ranks)
-    steps_per_epoch = num_train_prompts // rollout.num_prompts_per_step
+    epoch = ""
+    if num_train_prompts is not None:
+        num_steps = num_train_prompts // rollout.num_prompts_per_step
+        epoch = f"  of {num_train_prompts} ({num_steps} steps are one epoch)"
     return [
-        f"{config.name}: regime {config.regime.name}, {config.num_steps} steps, into {config.path}",
-        "",
         "batch, per step",
-        f"  prompts        {rollout.num_prompts_per_step}  of {num_train_prompts} "
-        f"({steps_per_epoch} steps are one epoch)",
+        f"  prompts        {rollout.num_prompts_per_step}{epoch}",
         f"  completions    x {rollout.group_size}  of at most {rollout.max_completion_tokens} tokens, "
         f"after prompts of at most {max_prompt_tokens}",
         f"  rollouts       = {num_rollouts}  of at most {most_tokens:,} tokens, prompts included",

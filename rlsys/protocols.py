@@ -42,7 +42,11 @@ class Future(Protocol[T_co]):
 class RolloutEngine(Protocol):
     """Samples completions from the policy it was last given."""
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Future[list[RolloutGroup]]: ...
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, limits: Sequence[int] | None = None
+    ) -> Future[list[RolloutGroup]]:
+        """Sample; `limits` are each prompt's own completion tokens, where they differ."""
+        ...
 
     def load(self, update: WeightUpdate) -> list[WeightReceipt]:
         """Load published weights between batches and prove it; one receipt per engine."""

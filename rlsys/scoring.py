@@ -15,7 +15,7 @@ from rlsys.errors import ConfigError
 from rlsys.model_folder import check_model_path
 from rlsys.types import Rollout, TokenScores
 
-_LOGITS_PER_CHUNK = 1 << 26  # elements of [tokens x vocabulary] that exist at once: 256 MiB in float32
+LOGITS_PER_CHUNK = 1 << 26  # elements of [tokens x vocabulary] that exist at once: 256 MiB in float32
 
 TokenStatistic = Callable[[torch.Tensor], torch.Tensor]
 """Logits [T V] to a number for each token [T]: `algorithms.logprobs.entropy`, say."""
@@ -46,7 +46,7 @@ class CompletionScorer(nn.Module):
         self, hidden: torch.Tensor, targets: torch.Tensor, statistics: Sequence[TokenStatistic]
     ) -> list[torch.Tensor]:
         """In chunks of tokens, recomputed in the backward pass, so that [tokens x vocabulary] never exists whole."""
-        chunk = max(1, _LOGITS_PER_CHUNK // self._vocab_size)
+        chunk = max(1, LOGITS_PER_CHUNK // self._vocab_size)
         parts = []
         for start in range(0, len(targets), chunk):
             arguments = hidden[start : start + chunk], targets[start : start + chunk], statistics

@@ -7,9 +7,9 @@ from typing import Any
 
 from rlsys.config import Config
 from rlsys.observe.text import optimum_text
-from rlsys.rundir.evaluation_files import read_evaluation
+from rlsys.rundir.evaluation_files import evaluation_paths, read_evaluation
 from rlsys.rundir.metrics_file import read_metrics
-from rlsys.rundir.names import step_name, step_paths
+from rlsys.rundir.names import step_name
 
 _ALARM = "alarm/"
 
@@ -18,7 +18,7 @@ def describe_run(config: Config, last_step: int) -> str:
     """First and last evaluation with 95 % intervals over problems, and where the files are."""
     path = config.path
     lines = [f"{config.name}: {last_step} of {config.num_steps} steps done"]
-    evaluations = [read_evaluation(file) for _, file in step_paths(path / "evals")]
+    evaluations = [read_evaluation(file) for _, file in evaluation_paths(path / "evals")]
     if evaluations:
         base, last = evaluations[0], evaluations[-1]
         lines.append(f"held-out problems solved ({len(last['problems'])} problems x {last['num_samples']} samples)")

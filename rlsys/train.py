@@ -120,12 +120,12 @@ def _probe(parts: Parts, config: Config, experience: Experience, step: int) -> f
 
 
 def _evaluate(parts: Parts, config: Config, run: RunDirectory, step: int) -> dict[str, float]:
-    summary = evaluate(
+    evaluated = evaluate(
         parts.evaluation_prompts, parts.engines, parts.judges.grader, config.evaluation_sampling(step), config.deadlines
     )
-    run.write_evaluation(step, summary)
+    run.write_evaluation(step, evaluated.summary, groups=evaluated.groups, verdicts=evaluated.verdicts)
     distance = parts.gauge.measure(step) if parts.gauge is not None else {}
-    return evaluation_metrics(summary) | distance
+    return evaluation_metrics(evaluated.summary) | distance
 
 
 def _restore(parts: Parts, run: RunDirectory, queue: RolloutQueue) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -115,10 +115,21 @@ class TableEngine:
         self._held: Weights = {}
         self._computed_with: Weights = {}
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Now[list[RolloutGroup]]:
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, limits: Sequence[int] | None = None
+    ) -> Now[list[RolloutGroup]]:
         self._journal.append(("generate", sampling.step))
         groups = [RolloutGroup(prompt, self._sample(prompt, sampling)) for prompt in prompts]
         return Now(groups, is_late=self._has("late"))
+
+    def generate_each(
+        self, prompts: Sequence[Prompt], sampling: Sampling, deadline_seconds: float
+    ) -> Iterator[list[RolloutGroup]]:
+        """Two groups at a time, the last prompts' first; the journal says when the next two are asked for."""
+        for start in range(0, len(prompts), 2):
+            self._journal.append(("generate", start))
+            part = prompts[::-1][start : start + 2]
+            yield self.generate(part, sampling).result(deadline_seconds)
 
     def _sample(self, prompt: Prompt, sampling: Sampling) -> tuple[Rollout, ...]:
         logprobs = token_distribution(self._computed_with, prompt.token_ids[0], sampling.temperature).numpy()

@@ -13,6 +13,7 @@ import pytest
 from rlsys.config import Config
 from rlsys.errors import DeadlineError, WeightSyncError
 from rlsys.rundir import RunDirectory, read_evaluation, read_metrics, read_rollouts
+from rlsys.rundir.evaluation_files import evaluation_paths
 from rlsys.rundir.names import step_name, step_paths
 from rlsys.train import train
 from rlsys.types import Sampling
@@ -121,7 +122,8 @@ def test_evaluations_and_checkpoints_come_every_so_many_steps_and_at_the_end(toy
     config = toy_config("num_steps=7", "evaluation.every_num_steps=2", "checkpoint.every_num_steps=3")
     run_toy(config)
     rows = read_metrics(config.path / "metrics.jsonl")
-    assert steps_of(config, "evals") == [0, 2, 4, 6, 7]
+    assert [step for step, _ in evaluation_paths(config.path / "evals")] == [0, 2, 4, 6, 7]
+    assert steps_of(config, "evals") == sorted([0, 2, 4, 6, 7] * 2)  # each with its completions
     assert [row["step"] for row in rows if "eval/pass@1" in row] == [0, 2, 4, 6, 7]
     assert steps_of(config, "checkpoints") == [3, 6, 7]
     assert steps_of(config, "rollouts") == [1, 2, 3, 4, 5, 6, 7]
@@ -188,7 +190,7 @@ def _as_killed_after(step: int, finished: Config, config: Config) -> None:
 
 
 def _evaluations(config: Config) -> list[dict[str, Any]]:
-    return [read_evaluation(path) for _, path in step_paths(config.path / "evals")]
+    return [read_evaluation(path) for _, path in evaluation_paths(config.path / "evals")]
 
 
 def _last_checkpoint(config: Config) -> dict[str, bytes]:

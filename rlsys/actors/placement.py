@@ -36,6 +36,15 @@ class PlacementPlan:
     def of_kind(self, kind: str) -> list[ActorSlot]:
         return [slot for slot in self.slots if slot.kind == kind]
 
+    @property
+    def has_gpus(self) -> bool:
+        return any(slot.num_gpus > 0 for slot in self.slots)
+
+    def shares_a_gpu(self, kind: str, other: str) -> bool:
+        """Whether an actor of one kind sits on a GPU beside one of the other."""
+        bundles = {slot.bundle for slot in self.of_kind(other) if slot.num_gpus > 0}
+        return any(slot.bundle in bundles for slot in self.of_kind(kind))
+
 
 def plan_placement(num_ranks: int, num_engines: int, resources: ClusterResources) -> PlacementPlan:
     """Place learner ranks, engines, references (one beside each rank) and the grader.
@@ -49,6 +58,43 @@ def plan_placement(num_ranks: int, num_engines: int, resources: ClusterResources
     if resources.num_gpus > 0:
         return _on_gpus(num_ranks, num_engines, resources)
     return _on_cpus(num_ranks, num_engines, resources)
+
+
+def plan_evaluation(num_engines: int, has_scorer: bool, resources: ClusterResources) -> PlacementPlan:
+    """Place engines, the grader and, where completions are scored under the base, one scorer; there is no learner.
+
+    With GPUs the scorer gets one to itself where one is left, else a share of the last engine's. Without, it gets
+    cores of its own: of two teams of threads on the same cores each would wait for the other.
+
+    Raises:
+        ConfigError: the cluster has no room.
+    """
+    num_cpus, num_gpus = resources.num_cpus, resources.num_gpus
+    if num_gpus > 0:
+        return _evaluation_on_gpus(num_engines, has_scorer, resources)
+    _require("rollout.num_engines", num_engines, "CPUs", num_cpus)
+    scorer_threads = max(1, num_cpus // 4) if has_scorer else 0
+    engine_threads = max(1, (num_cpus - scorer_threads) // num_engines)
+    slots = [ActorSlot("engine", index, index, CPU_SHARE, 0, engine_threads) for index in range(num_engines)]
+    slots += [ActorSlot("reference", 0, 0, CPU_SHARE, 0, scorer_threads)] if has_scorer else []
+    slots += [ActorSlot("grader", 0, 0, CPU_SHARE, 0, 1)]
+    return PlacementPlan(tuple({"CPU": 1.0} for _ in range(num_engines)), tuple(slots))
+
+
+def _evaluation_on_gpus(num_engines: int, has_scorer: bool, resources: ClusterResources) -> PlacementPlan:
+    _require("rollout.num_engines", num_engines, "GPUs", resources.num_gpus)
+    has_own = has_scorer and resources.num_gpus > num_engines
+    num_bundles = num_engines + has_own
+    _require("rollout.num_engines", num_bundles, "CPUs", resources.num_cpus)
+    threads = max(1, resources.num_cpus // num_bundles)
+    last = num_engines - 1
+    shares = [0.8 if has_scorer and not has_own and index == last else 1.0 for index in range(num_engines)]
+    slots = [ActorSlot("engine", index, index, CPU_SHARE, share, threads) for index, share in enumerate(shares)]
+    if has_scorer:
+        bundle, share = (num_engines, 1.0) if has_own else (last, 0.2)
+        slots.append(ActorSlot("reference", 0, bundle, CPU_SHARE, share, threads))
+    slots.append(ActorSlot("grader", 0, 0, CPU_SHARE, 0, 1))
+    return PlacementPlan(tuple({"CPU": 1.0, "GPU": 1.0} for _ in range(num_bundles)), tuple(slots))
 
 
 def _on_cpus(num_ranks: int, num_engines: int, resources: ClusterResources) -> PlacementPlan:

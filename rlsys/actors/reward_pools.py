@@ -63,14 +63,16 @@ def as_completion(prompt: Prompt, rollout: Rollout) -> Completion:
 class _PendingVerdicts:
     def __init__(self, pool: GraderPool, completions: list[Completion], sizes: list[int]) -> None:
         self._pool, self._completions, self._sizes = pool, completions, sizes
-        self._reference = pool.member.grade.remote(completions)
+        self._member = pool.member
+        self._reference = self._member.grade.remote(completions)
 
     def result(self, deadline_seconds: float) -> list[list[Verdict]]:
         what = f"verdicts on {len(self._completions)} completions"
         try:
             [verdicts] = get([self._reference], deadline_seconds, what, ScoringError)
         except (ActorLostError, DeadlineError):
-            self._pool.replace()
+            if self._member is self._pool.member:  # else a request before this one has replaced it
+                self._pool.replace()
             retry = self._pool.member.grade.remote(self._completions)
             [verdicts] = get([retry], deadline_seconds, f"{what}, second try", ScoringError)
         return cut(verdicts, self._sizes)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,11 @@ import ray
 from rlsys.actors.process import redirect_output
 from rlsys.actors.wire import WireRollouts, flatten_groups
 from rlsys.rollout.vllm_engine import EngineSettings, VllmEngine
-from rlsys.types import Prompt, Sampling, WeightReceipt, WeightUpdate
+from rlsys.types import Prompt, RolloutGroup, Sampling, WeightReceipt, WeightUpdate
 from rlsys.weights.object_store import fetch_buckets
+
+SECONDS_BETWEEN_PARTS = 0.25
+"""How long finished groups are gathered: each part costs the engine's process about a millisecond."""
 
 
 class RolloutActor:
@@ -27,9 +31,23 @@ class RolloutActor:
         self._engine = VllmEngine(settings)
 
     @ray.method(concurrency_group="engine")
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> WireRollouts:
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, limits: Sequence[int] | None = None
+    ) -> WireRollouts:
         """`num_samples` rollouts of each prompt, in order."""
-        return WireRollouts.pack(flatten_groups(self._engine.generate(prompts, sampling)))
+        return WireRollouts.pack(flatten_groups(self._engine.generate(prompts, sampling, limits)))
+
+    @ray.method(concurrency_group="engine")
+    def generate_each(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[tuple[list[int], WireRollouts]]:
+        """The groups that were finished since the last part, by their prompts' positions; a Ray streaming generator."""
+        part: list[tuple[int, RolloutGroup]] = []
+        sent = time.monotonic()
+        for finished in self._engine.generate_each(prompts, sampling):
+            part += finished
+            if time.monotonic() - sent >= SECONDS_BETWEEN_PARTS:
+                yield _pack(part)
+                part, sent = [], time.monotonic()
+        yield _pack(part)
 
     @ray.method(concurrency_group="engine")
     def load(self, update: WeightUpdate, timeout_seconds: float) -> WeightReceipt:
@@ -53,6 +71,10 @@ class RolloutActor:
     @ray.method(concurrency_group="control")
     def abort(self) -> None:
         self._engine.abort()
+
+
+def _pack(part: Sequence[tuple[int, RolloutGroup]]) -> tuple[list[int], WireRollouts]:
+    return [position for position, _ in part], WireRollouts.pack(flatten_groups([group for _, group in part]))
 
 
 _with_two_threads: Any = ray.remote(concurrency_groups={"engine": 1, "control": 2})  # type: ignore[call-overload]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from rlsys.actors.futures import get
+from rlsys.actors.rollout_stream import MAX_ATTEMPTS, RolloutStream, read_all
 from rlsys.actors.seats import Actor, ObjectRef, Seats
 from rlsys.actors.wire import cut
 from rlsys.config import DeadlineConfig
@@ -24,9 +26,6 @@ from rlsys.types import (
     WeightUpdate,
 )
 from rlsys.weights.sync import verify_receipt
-
-_MAX_ATTEMPTS = 3
-"""How often one engine's share of prompts is given out before the run stops."""
 
 
 class RolloutPool:
@@ -47,16 +46,40 @@ class RolloutPool:
     def wait_until_ready(self) -> None:
         get(self._starting, self._deadlines.start, "start of the rollout engines", RolloutError)
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Future[list[RolloutGroup]]:
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, limits: Sequence[int] | None = None
+    ) -> Future[list[RolloutGroup]]:
         """Share the prompts out in order, in equal parts; the groups come back in the prompts' order."""
         bounds = np.linspace(0, len(prompts), len(self.members) + 1).round().astype(int)
         parts = [
-            _Part(self, index, prompts[bounds[index] : bounds[index + 1]], sampling)
-            for index in range(len(self.members))
-            if bounds[index] < bounds[index + 1]
+            _Part(self, index, prompts[start:end], sampling, None if limits is None else limits[start:end])
+            for index, (start, end) in enumerate(pairwise(bounds))
+            if start < end
         ]
         self._num_outstanding += 1
         return _PendingRollouts(self, parts)
+
+    def generate_each(
+        self, prompts: Sequence[Prompt], sampling: Sampling, deadline_seconds: float
+    ) -> Iterator[list[RolloutGroup]]:
+        """The groups as the engines finish them. What a lost engine had not finished is asked for again.
+
+        Raises:
+            DeadlineError, ActorLostError: an engine and those that replaced it were silent for so long, or died.
+        """
+        bounds = np.linspace(0, len(prompts), len(self.members) + 1).round().astype(int)
+        streams = [
+            RolloutStream(self, index, prompts[start:end], sampling, deadline_seconds)
+            for index, (start, end) in enumerate(pairwise(bounds))
+            if start < end
+        ]
+        self._num_outstanding += 1
+        try:
+            yield from read_all(streams)
+        finally:
+            self._num_outstanding -= 1
+            for stream in streams:
+                stream.close()
 
     def settle(self) -> None:
         """One request less that loads and probes queue behind."""
@@ -78,7 +101,9 @@ class RolloutPool:
         try:
             return get([reference], self._patience(), what, RolloutError)[0]
         except (ActorLostError, DeadlineError):
-            return self.restart(index)
+            receipt = self.restart(index)
+            assert receipt is not None, "the update is known"
+            return receipt
 
     def probe(self, rollouts: Sequence[Rollout]) -> list[list[np.ndarray]]:
         """Every engine's own log-probs of the given completions: engines x rollouts x [T]."""
@@ -86,11 +111,15 @@ class RolloutPool:
         references = [member.probe.remote(sequences) for member in self.members]
         return get(references, self._patience(), "log-prob probe of the engines", RolloutError)
 
-    def restart(self, index: int) -> WeightReceipt:
-        """Replace engine `index` by a fresh one that holds the last update, and give its receipt for it."""
-        assert self._last_update is not None, "every run begins with a weight sync"
+    def restart(self, index: int) -> WeightReceipt | None:
+        """Replace engine `index` by a fresh one that holds the last update, and give its receipt for it.
+
+        Where no update was ever loaded, the model that engines start with is the one to hold: no receipt.
+        """
         self.num_restarts += 1
         get([self._seats.replace(index)], self._deadlines.start, f"restart of engine {index}", RolloutError)
+        if self._last_update is None:
+            return None
         seconds, what = self._deadlines.sync, f"weights into the restarted engine {index}"
         loading = self.members[index].load.remote(self._last_update, seconds)
         [receipt] = get([loading], seconds, what, RolloutError)
@@ -106,6 +135,7 @@ class _Part:
     index: int
     prompts: Sequence[Prompt]
     sampling: Sampling
+    limits: Sequence[int] | None
     member: Actor = field(init=False)
     reference: ObjectRef = field(init=False)
 
@@ -114,17 +144,17 @@ class _Part:
 
     def issue(self) -> None:
         self.member = self.pool.members[self.index]
-        self.reference = self.member.generate.remote(self.prompts, self.sampling)
+        self.reference = self.member.generate.remote(self.prompts, self.sampling, self.limits)
 
     def result(self, deadline_seconds: float) -> list[RolloutGroup]:
         what = f"rollouts of step {self.sampling.step} from engine {self.index}"
-        for attempt in range(1, _MAX_ATTEMPTS + 1):
+        for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
                 [rollouts] = get([self.reference], deadline_seconds, what, RolloutError)
                 groups = cut(rollouts.unpack(), [self.sampling.num_samples] * len(self.prompts))
                 return [RolloutGroup(prompt, tuple(group)) for prompt, group in zip(self.prompts, groups, strict=True)]
             except (ActorLostError, DeadlineError):
-                if attempt == _MAX_ATTEMPTS:
+                if attempt == MAX_ATTEMPTS:
                     raise
                 if self.member is self.pool.members[self.index]:
                     self.pool.restart(self.index)

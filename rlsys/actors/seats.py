@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.util.placement_group import PlacementGroup
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from rlsys.actors.placement import ActorSlot
+from rlsys.actors.placement import ActorSlot, PlacementPlan
+from rlsys.errors import ConfigError
 
 Actor = Any
 """A Ray actor handle; its methods are those of the class in the file of that name."""
@@ -61,6 +62,19 @@ class Seats:
         slot = self._slots[index]
         log_file = str(self._logs / f"{slot.kind}-{slot.index}.log") if self._logs else None
         return self.actors[index].start.remote(*self._arguments, log_file)
+
+
+def reserve(plan: PlacementPlan, deadline_seconds: float) -> PlacementGroup:
+    """The placement group of a plan.
+
+    Raises:
+        ConfigError: the cluster did not have room for it in time.
+    """
+    group = placement_group([dict(bundle) for bundle in plan.bundles], strategy="PACK")
+    if not group.wait(deadline_seconds):
+        remove_placement_group(group)
+        raise ConfigError(f"the cluster did not free {list(plan.bundles)} within {deadline_seconds:g} s")
+    return group
 
 
 def _environment(slot: ActorSlot) -> dict[str, str]:

@@ -21,6 +21,17 @@ def load_config(file: str | Path, overrides: Iterable[str] = ()) -> Config:
         ConfigError: one line that names the key, the value and what is allowed.
     """
     path = Path(file)
+    tree = read_yaml(path)
+    apply_overrides(tree, overrides)
+    return validate_config(tree, str(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping of keys in a YAML file.
+
+    Raises:
+        ConfigError: no such file, not YAML, or no mapping.
+    """
     if not path.is_file():
         raise ConfigError(f"{path}: no such configuration file")
     try:
@@ -29,11 +40,19 @@ def load_config(file: str | Path, overrides: Iterable[str] = ()) -> Config:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected a mapping of keys, found {type(tree).__name__}")
-    apply_overrides(tree, overrides)
+    return tree
+
+
+def validate_config(tree: dict[str, Any], where: str) -> Config:
+    """The configuration that a tree of keys describes; `where` begins the message.
+
+    Raises:
+        ConfigError: one line that names the key, the value and what is allowed.
+    """
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {describe_validation_error(error, Config)}") from None
+        raise ConfigError(f"{where}: {describe_validation_error(error, Config)}") from None
 
 
 def apply_overrides(tree: dict[str, Any], overrides: Iterable[str]) -> None:
@@ -43,23 +62,38 @@ def apply_overrides(tree: dict[str, Any], overrides: Iterable[str]) -> None:
         ConfigError: an override is not of that form.
     """
     for override in overrides:
-        _apply_override(tree, override)
+        key, value = parse_override(override)
+        set_key(tree, key, value, f"override {override!r}")
 
 
-def _apply_override(tree: dict[str, Any], override: str) -> None:
+def parse_override(override: str) -> tuple[str, Any]:
+    """`"learner.lr=1e-4"` to `("learner.lr", 0.0001)`.
+
+    Raises:
+        ConfigError: it is not of that form.
+    """
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"override {override!r}: write it as key.sub=value")
+    try:
+        return key, _parse_value(text)
+    except (yaml.YAMLError, ValueError):
+        raise ConfigError(f"override {override!r}: {text!r} is not a YAML value") from None
+
+
+def set_key(tree: dict[str, Any], key: str, value: Any, where: str) -> None:
+    """Set a dotted key in a nested dict; `where` begins the message.
+
+    Raises:
+        ConfigError: a part of the key is a value already.
+    """
     *parents, leaf = key.split(".")
     node: Any = tree
     for parent in parents:
         node = node.setdefault(parent, {})
         if not isinstance(node, dict):
-            raise ConfigError(f"override {override!r}: {parent!r} is a value, not a section")
-    try:
-        node[leaf] = _parse_value(text)
-    except (yaml.YAMLError, ValueError):
-        raise ConfigError(f"override {override!r}: {text!r} is not a YAML value") from None
+            raise ConfigError(f"{where}: {parent!r} is a value, not a section")
+    node[leaf] = value
 
 
 def _parse_value(text: str) -> Any:

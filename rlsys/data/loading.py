@@ -99,8 +99,10 @@ class PromptSets:
         return PromptSource(self.train, batch_size, seed)
 
 
-def load_prompt_sets(data: DataConfig, tokenizer: PreTrainedTokenizerBase, num_problems: int) -> PromptSets:
-    """Read, check and render all sources.
+def load_prompt_sets(
+    data: DataConfig, tokenizer: PreTrainedTokenizerBase, num_problems: int, *, with_train: bool = True
+) -> PromptSets:
+    """Read, check and render all sources, or those of `data.eval` alone.
 
     Raises:
         ConfigError: a source, preset, configuration or split that is not there.
@@ -109,6 +111,8 @@ def load_prompt_sets(data: DataConfig, tokenizer: PreTrainedTokenizerBase, num_p
     with GoldChecker() as golds:
         train, held_out = (
             [_load_source(source, data, tokenizer, golds) for source in _unique(resolve_sources(data, which))]
+            if with_train or which == "eval"
+            else []
             for which in _BOTH
         )
     problems = {row.problem for part in train for row in part.rows}

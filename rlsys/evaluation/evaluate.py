@@ -1,14 +1,25 @@
-"""Held-out problems through the same engines: n samples each, pass@k with intervals."""
+"""Held-out problems through the same engines: n samples each, and what they come to, with intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from rlsys.algorithms.estimates import mean_interval, pass_at_k
 from rlsys.config import DeadlineConfig
+from rlsys.evaluation.completions import BaseLogprobs, completion_statistics
+from rlsys.evaluation.coverage import as_json, maj_curve, pass_curve
 from rlsys.protocols import Grader, RolloutEngine
-from rlsys.types import Prompt, Sampling, Verdict
+from rlsys.types import Prompt, RolloutGroup, Sampling, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """What was sampled, the verdicts on it, and what `evals/*.json` says of both."""
+
+    summary: dict[str, Any]
+    groups: list[RolloutGroup]
+    verdicts: list[list[Verdict]]
 
 
 def evaluate(
@@ -17,48 +28,66 @@ def evaluate(
     grader: Grader,
     sampling: Sampling,
     deadlines: DeadlineConfig,
-) -> dict[str, Any]:
-    """Sample, grade, and summarize.
-
-    Returns:
-        What `evals/*.json` holds; see `summarize`.
-    """
+) -> Evaluated:
+    """Sample, grade, and summarize."""
     groups = engines.generate(prompts, sampling).result(deadlines.generate)
     verdicts = grader.grade(groups).result(deadlines.score)
-    return summarize([group.prompt.id for group in groups], verdicts, seed=sampling.seed)
+    return Evaluated(summarize(groups, verdicts, seed=sampling.seed), groups, verdicts)
 
 
-def summarize(problem_ids: Sequence[str], verdicts: Sequence[Sequence[Verdict]], seed: int) -> dict[str, Any]:
-    """Counts per problem, and pass@k for k = 1, 2, 4, ... with 95 % intervals over problems.
+def summarize(
+    groups: Sequence[RolloutGroup],
+    verdicts: Sequence[Sequence[Verdict]],
+    seed: int,
+    base_logprobs: BaseLogprobs | None = None,
+    *,
+    has_entropy: bool = True,
+) -> dict[str, Any]:
+    """Counts and answers per problem; pass@k and maj@k for k = 1, 2, 4, ...; what the completions are like.
 
-    An undecided answer counts as wrong; `pass@1_if_undecided_right` says what pass@1 would be if all were right.
-    Where task rewards are not simply right or wrong, `mean_task_reward` is that of the decided answers.
+    All means are over problems, with 95 % intervals. An undecided answer counts as wrong; `pass@1_if_undecided_right`
+    says what pass@1 would be if all were right. Where task rewards are not simply right or wrong, `mean_task_reward` is
+    that of the decided answers.
+
+    Args:
+        verdicts: nested as the groups are.
+        base_logprobs: of each completion under the base model, [T] each, nested as the groups are.
+        has_entropy: whether the completions are as they were sampled; see `completion_statistics`.
     """
     num_samples = len(verdicts[0])
-    problems: list[dict[str, Any]] = [
-        {
-            "id": problem_id,
-            "num_correct": sum(verdict.label == "correct" for verdict in group),
-            "num_undecided": sum(verdict.label == "undecided" for verdict in group),
-        }
-        for problem_id, group in zip(problem_ids, verdicts, strict=True)
-    ]
-    ks = [2**power for power in range(num_samples.bit_length()) if 2**power <= num_samples]
-    summary: dict[str, Any] = {"num_samples": num_samples, "problems": problems, "pass@k": {}}
-    for k in ks:
-        values = [pass_at_k(num_samples, problem["num_correct"], k) for problem in problems]
-        interval = mean_interval(values, seed=seed)
-        summary["pass@k"][str(k)] = {
-            "value": sum(values) / len(values),
-            "low": interval.low,
-            "high": interval.high,
-        }
+    problems = [_problem(group, labels) for group, labels in zip(groups, verdicts, strict=True)]
+    summary: dict[str, Any] = {"num_samples": num_samples, "problems": problems}
+    summary["pass@k"] = as_json(pass_curve(summary, seed))
+    summary["maj@k"] = as_json(maj_curve(summary, seed))
     optimistic = sum(problem["num_correct"] + problem["num_undecided"] for problem in problems)
     summary["pass@1_if_undecided_right"] = optimistic / (num_samples * len(problems))
     decided = [verdict for group in verdicts for verdict in group if verdict.label != "undecided"]
     if any(verdict.value is not None for verdict in decided):
         summary["mean_task_reward"] = sum(verdict.task_reward for verdict in decided) / len(decided)
-    return summary
+    return summary | {"completions": completion_statistics(groups, seed, base_logprobs, has_entropy=has_entropy)}
+
+
+def _problem(group: RolloutGroup, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    return {
+        "id": group.prompt.id,
+        "gold": group.prompt.gold,
+        "num_correct": sum(verdict.label == "correct" for verdict in verdicts),
+        "num_undecided": sum(verdict.label == "undecided" for verdict in verdicts),
+        "answers": _answer_counts(verdicts),
+    }
+
+
+def _answer_counts(verdicts: Sequence[Verdict]) -> list[list[Any]]:
+    """How many samples gave each distinct answer, and whether it is right: `[[7, true], [5, false], [1, false]]`.
+
+    Samples without an answer agree with nobody, nor do those whose answer could not be decided on: an entry each.
+    """
+    counts: dict[tuple[str | int, bool], int] = {}
+    for index, verdict in enumerate(verdicts):
+        is_named = verdict.answer is not None and verdict.label != "undecided"
+        key = (verdict.answer if is_named and verdict.answer is not None else index, verdict.label == "correct")
+        counts[key] = counts.get(key, 0) + 1
+    return sorted(([count, right] for (_, right), count in counts.items()), reverse=True)
 
 
 def evaluation_metrics(summary: dict[str, Any]) -> dict[str, float]:

@@ -75,7 +75,26 @@ def repetition(completion_ids: Sequence[np.ndarray], n: int = 4) -> dict[str, fl
     """
     if not completion_ids:
         return {}
-    return {"completion/repetition": float(np.mean([_repeated_fraction(ids, n) for ids in completion_ids]))}
+    return {"completion/repetition": float(np.mean(repeated_fractions(completion_ids, n)))}
+
+
+def repeated_fractions(completion_ids: Sequence[np.ndarray], n: int = 4) -> np.ndarray:
+    """1 - distinct n-grams / n-grams of each completion: float64 [N]; a completion shorter than n counts as 0."""
+    lengths = np.array([len(ids) for ids in completion_ids])
+    totals = np.maximum(lengths - n + 1, 0)
+    if not totals.sum():
+        return np.zeros(len(completion_ids))
+    _, tokens = np.unique(np.concatenate(completion_ids), return_inverse=True)
+    owners = np.repeat(np.arange(len(totals)), totals)
+    # Where each n-gram begins among all tokens, one completion after the other.
+    starts = np.arange(len(owners)) + np.repeat(np.cumsum(lengths) - lengths - (np.cumsum(totals) - totals), totals)
+    # An n-gram is the number of its completion and of its tokens so far, renumbered so that nothing overflows.
+    grams = owners
+    for offset in range(n):
+        _, grams = np.unique(grams * (int(tokens.max()) + 1) + tokens[starts + offset], return_inverse=True)
+    _, first_of_each = np.unique(grams, return_index=True)
+    num_distinct = np.bincount(owners[first_of_each], minlength=len(totals))
+    return np.where(totals > 0, 1.0 - num_distinct / np.maximum(totals, 1), 0.0)
 
 
 def eos_at_once(rollouts: Sequence[Rollout]) -> dict[str, float]:
@@ -119,18 +138,6 @@ def _counted(values: Numbers, mask: Numbers | None) -> list[np.ndarray]:
 def _log_mean_exp(values: np.ndarray) -> float:
     largest = values.max()
     return float(largest + np.log(np.mean(np.exp(values - largest))))
-
-
-def _repeated_fraction(ids: np.ndarray, n: int) -> float:
-    total = len(ids) - n + 1
-    if total < 1:
-        return 0.0
-    # n-grams as numbers below `total`, so that the next token makes one more of them without overflow.
-    distinct, tokens = np.unique(ids, return_inverse=True)
-    grams = tokens[:total]
-    for offset in range(1, n):
-        grams = np.unique(grams * len(distinct) + tokens[offset : offset + total], return_inverse=True)[1]
-    return 1.0 - len(np.unique(grams)) / total
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -62,25 +62,48 @@ class VllmEngine:
         self._aborting = threading.Event()
         self.policy_version = 0
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[RolloutGroup]:
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, limits: Sequence[int] | None = None
+    ) -> list[RolloutGroup]:
         """Sample `sampling.num_samples` completions of each prompt; blocks until all are done or `abort` is called.
+
+        A prompt's entry in `limits` replaces `sampling.max_completion_tokens`.
 
         Raises:
             RolloutError: aborted, or a request ended in a way that is neither a stop nor the length limit.
         """
+        finished = {
+            position: group for part in self.generate_each(prompts, sampling, limits) for position, group in part
+        }
+        return [finished[position] for position in range(len(prompts))]
+
+    def generate_each(
+        self, prompts: Sequence[Prompt], sampling: Sampling, limits: Sequence[int] | None = None
+    ) -> Iterator[list[tuple[int, RolloutGroup]]]:
+        """As `generate`, group by group as they are finished, each with its prompt's position among `prompts`.
+
+        Requests are served in the prompts' order, so groups are finished in nearly that order. Who stops listening
+        (closes the iterator) aborts what is left.
+        """
         self._aborting.clear()
-        requests = {}
-        for prompt in prompts:
+        limits = [sampling.max_completion_tokens] * len(prompts) if limits is None else limits
+        requests: dict[str, tuple[int, int]] = {}
+        for position, (prompt, limit) in enumerate(zip(prompts, limits, strict=True)):
             for sample_index in range(sampling.num_samples):
-                requests[self._submit(prompt, sampling, sample_index)] = (prompt, sample_index)
-        outputs = self._run(set(requests))
-        texts = self._tokenizer.batch_decode(
-            [list(outputs[request_id].token_ids) for request_id in requests], skip_special_tokens=True
-        )
-        rollouts: dict[str, list[Rollout]] = {prompt.id: [] for prompt in prompts}
-        for (request_id, (prompt, sample_index)), text in zip(requests.items(), texts, strict=True):
-            rollouts[prompt.id].append(self._rollout(prompt, sampling, sample_index, outputs[request_id], text))
-        return [RolloutGroup(prompt, tuple(rollouts[prompt.id])) for prompt in prompts]
+                requests[self._submit(prompt, sampling, sample_index, limit)] = (position, sample_index)
+        rollouts: list[dict[int, Rollout]] = [{} for _ in prompts]
+        for outputs in self._run_each(set(requests)):
+            complete = []
+            token_ids = [list(output.outputs[0].token_ids) for output in outputs]
+            texts = self._tokenizer.batch_decode(token_ids, skip_special_tokens=True)
+            for output, text in zip(outputs, texts, strict=True):
+                position, index = requests[output.request_id]
+                own = rollouts[position]
+                own[index] = self._rollout(prompts[position], sampling, index, output.outputs[0], text)
+                if len(own) == sampling.num_samples:
+                    complete.append((position, RolloutGroup(prompts[position], tuple(own[n] for n in sorted(own)))))
+            if complete:
+                yield complete
 
     def abort(self) -> None:
         """Make a running `generate` stop at its next engine step; callable from another thread."""
@@ -120,7 +143,7 @@ class VllmEngine:
             self._engine.add_request(request_id, _tokens([*prompt_ids.tolist(), *completion_ids.tolist()]), params)
             requests[request_id] = (prompt_ids, completion_ids)
         self._aborting.clear()
-        finished = self._run(set(requests), whole=True)
+        finished = {output.request_id: output for part in self._run_each(set(requests)) for output in part}
         result = []
         for request_id, (prompt_ids, completion_ids) in requests.items():
             table = finished[request_id].prompt_logprobs[len(prompt_ids) :]
@@ -135,7 +158,7 @@ class VllmEngine:
         self._num_requests += 1
         return str(self._num_requests)
 
-    def _submit(self, prompt: Prompt, sampling: Sampling, sample_index: int) -> str:
+    def _submit(self, prompt: Prompt, sampling: Sampling, sample_index: int, limit: int) -> str:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -143,7 +166,7 @@ class VllmEngine:
         params = SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
-            max_tokens=sampling.max_completion_tokens,
+            max_tokens=limit,
             seed=sampling.request_seed(prompt.id, sample_index),
             ignore_eos=sampling.ignore_eos,
             logprobs=0,
@@ -155,18 +178,23 @@ class VllmEngine:
         self._engine.add_request(request_id, _tokens(list(prompt.token_ids)), params)
         return request_id
 
-    def _run(self, request_ids: set[str], whole: bool = False) -> dict[str, Any]:
-        finished: dict[str, Any] = {}
-        while self._engine.has_unfinished_requests():
-            if self._aborting.is_set():
-                self._engine.abort_request(list(request_ids - finished.keys()))
-                raise RolloutError(f"generation was aborted with {len(finished)} of {len(request_ids)} requests done")
-            for output in self._engine.step():
-                if output.finished:
-                    finished[output.request_id] = output if whole else output.outputs[0]
-        if missing := request_ids - finished.keys():
-            raise RolloutError(f"the engine lost {len(missing)} of {len(request_ids)} requests")
-        return finished
+    def _run_each(self, request_ids: set[str]) -> Iterator[list[Any]]:
+        """Step the engine until these requests are done; after each step, the outputs that it finished."""
+        unfinished = set(request_ids)
+        try:
+            while self._engine.has_unfinished_requests():
+                if self._aborting.is_set():
+                    num_done = len(request_ids) - len(unfinished)
+                    raise RolloutError(f"generation was aborted with {num_done} of {len(request_ids)} requests done")
+                outputs = [output for output in self._engine.step() if output.finished]
+                unfinished -= {output.request_id for output in outputs}
+                if outputs:
+                    yield outputs
+        except BaseException:
+            self._engine.abort_request(list(unfinished))
+            raise
+        if unfinished:
+            raise RolloutError(f"the engine lost {len(unfinished)} of {len(request_ids)} requests")
 
     def _rollout(self, prompt: Prompt, sampling: Sampling, sample_index: int, output: Any, text: str) -> Rollout:
         if output.finish_reason not in ("stop", "length"):

@@ -23,7 +23,7 @@ from rlsys.rundir.atomic import clear_when_full, remove, sync_tree, write_bytes,
 from rlsys.rundir.best import best_step
 from rlsys.rundir.checkpoints import Checkpoint
 from rlsys.rundir.config_file import changed_keys, check_resumable, read_config, write_config
-from rlsys.rundir.evaluation_files import read_evaluation, write_evaluation
+from rlsys.rundir.evaluation_files import evaluation_paths, read_evaluation, write_completions, write_evaluation
 from rlsys.rundir.lock import WriterLock
 from rlsys.rundir.metrics_file import MetricsFile, read_metrics, truncate_metrics
 from rlsys.rundir.model_card import model_card
@@ -133,9 +133,18 @@ class RunDirectory:
         )
         return path
 
-    def write_evaluation(self, step: int, evaluation: Mapping[str, Any]) -> Path:
-        """Write `evals/step-....json`; see `evaluation_files.write_evaluation`."""
+    def write_evaluation(
+        self,
+        step: int,
+        evaluation: Mapping[str, Any],
+        *,
+        groups: Sequence[RolloutGroup] | None = None,
+        verdicts: Sequence[Sequence[Verdict]] = (),
+    ) -> Path:
+        """Write `evals/step-....json`, and its completions where `groups` are given; see `evaluation_files`."""
         path = self.path / _EVALS / step_name(step, ".json")
+        if groups is not None:
+            write_completions(path, step, groups, verdicts)
         write_evaluation(path, evaluation)
         return path
 
@@ -168,7 +177,7 @@ class RunDirectory:
                 write_bytes(partial / "model" / "README.md", self._model_card(step).encode())
 
     def _model_card(self, step: int) -> str:
-        files = [(number, path) for number, path in step_paths(self.path / _EVALS) if path.suffix == ".json"]
+        files = evaluation_paths(self.path / _EVALS)
         rows = [row for row in read_metrics(self.path / _METRICS) if row["step"] == step]
         return model_card(
             read_config(self.path / _CONFIG),

@@ -1,13 +1,17 @@
-"""`evals/step-000100.json`: per-problem counts of one evaluation and the pass@k table made from them."""
+"""`evals/step-000100.json`: per-problem counts of one evaluation and the tables made from them; beside it, in a
+Parquet file of the same name, the completions."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rlsys.rundir.atomic import write_json
+from rlsys.rundir.names import step_paths
+from rlsys.rundir.rollout_files import Scores, write_rollouts
+from rlsys.types import RolloutGroup, Verdict
 
 _PROBLEM_KEYS = {"id", "num_correct", "num_undecided"}
 _ESTIMATE_KEYS = {"value", "low", "high"}
@@ -35,6 +39,31 @@ def write_evaluation(path: Path, evaluation: Mapping[str, Any]) -> None:
     for k, estimate in _require(evaluation, "pass@k", path).items():
         _check_keys(estimate, _ESTIMATE_KEYS, f"pass@{k}")
     write_json(path, dict(evaluation))
+
+
+def write_completions(
+    path: Path,
+    step: int,
+    groups: Sequence[RolloutGroup],
+    verdicts: Sequence[Sequence[Verdict]],
+    reference_scores: Scores | None = None,
+) -> Path:
+    """Write the completions of the evaluation in `path` beside it, with the columns of `ROLLOUT_SCHEMA`.
+
+    Raises:
+        DiskFullError: there was no room.
+    """
+    beside = path.with_suffix(".parquet")
+    task_rewards = [[verdict.task_reward for verdict in group] for group in verdicts]
+    write_rollouts(
+        beside, step, groups, verdicts=verdicts, task_rewards=task_rewards, reference_scores=reference_scores
+    )
+    return beside
+
+
+def evaluation_paths(folder: Path) -> list[tuple[int, Path]]:
+    """The evaluations that training wrote into `folder` with their steps, oldest first."""
+    return [(step, path) for step, path in step_paths(folder) if path.suffix == ".json"]
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:

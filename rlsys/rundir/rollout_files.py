@@ -18,6 +18,9 @@ from rlsys.types import RolloutGroup, TokenScores, Verdict
 _TOKENS = pa.list_(pa.int32())
 _LOGPROBS = pa.list_(pa.float32())
 
+Scores = Sequence[Sequence[TokenScores]] | Sequence[Sequence[np.ndarray]]
+"""Scores of each rollout of each group, or the log-probs [T] alone."""
+
 ROLLOUT_SCHEMA = pa.schema(
     {
         "step": pa.int32(),
@@ -47,8 +50,8 @@ def write_rollouts(
     groups: Sequence[RolloutGroup],
     *,
     verdicts: Sequence[Sequence[Verdict]] | None = None,
-    old_scores: Sequence[Sequence[TokenScores]] | None = None,
-    reference_scores: Sequence[Sequence[TokenScores]] | None = None,
+    old_scores: Scores | None = None,
+    reference_scores: Scores | None = None,
     task_rewards: Sequence[Sequence[float]] | np.ndarray | None = None,
     rewards: Sequence[Sequence[float]] | np.ndarray | None = None,
     advantages: Sequence[Sequence[float]] | np.ndarray | None = None,
@@ -111,12 +114,13 @@ def _logprobs(name: str, arrays: Iterable[np.ndarray], num_tokens: np.ndarray) -
 
 
 def _scored(
-    name: str, scores: Sequence[Sequence[TokenScores]] | None, sizes: Sequence[int], num_tokens: np.ndarray
+    name: str, scores: Scores | None, sizes: Sequence[int], num_tokens: np.ndarray
 ) -> pa.Array:
     if scores is None:
         return pa.nulls(len(num_tokens), _LOGPROBS)
     _check_nesting(name, scores, sizes)
-    return _logprobs(name, (score.logprobs for group in scores for score in group), num_tokens)
+    flat = (score.logprobs if isinstance(score, TokenScores) else score for group in scores for score in group)
+    return _logprobs(name, flat, num_tokens)
 
 
 def _labels(verdicts: Sequence[Sequence[Verdict]] | None, sizes: Sequence[int]) -> pa.Array:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from rlsys.actors.placement import ActorSlot, ClusterResources, plan_placement
+from rlsys.actors.placement import ActorSlot, ClusterResources, plan_evaluation, plan_placement
 from rlsys.errors import ConfigError
 
 
@@ -87,3 +87,36 @@ def test_a_plan_fits_into_its_bundles_and_they_into_the_cluster(
     counts = {kind: len(plan.of_kind(kind)) for kind in ("learner", "reference", "engine", "grader")}
     assert counts == {"learner": num_ranks, "reference": num_ranks, "engine": num_engines, "grader": 1}
     assert all(1 <= slot.num_threads <= num_cpus for slot in plan.slots)
+
+
+def test_an_evaluation_on_two_cores_gives_engine_and_scorer_one_each() -> None:
+    plan = plan_evaluation(1, True, ClusterResources(num_cpus=2, num_gpus=0))
+    assert plan.bundles == ({"CPU": 1.0},)
+    assert plan.slots == (
+        ActorSlot("engine", 0, 0, 0.2, 0, 1),
+        ActorSlot("reference", 0, 0, 0.2, 0, 1),
+        ActorSlot("grader", 0, 0, 0.2, 0, 1),
+    )
+    [engine] = plan_evaluation(1, False, ClusterResources(num_cpus=2, num_gpus=0)).of_kind("engine")
+    assert engine.num_threads == 2
+    assert not plan.has_gpus
+
+
+def test_the_scorer_of_an_evaluation_has_a_gpu_that_is_left_or_shares_the_last_engines() -> None:
+    alone = plan_evaluation(2, True, ClusterResources(num_cpus=12, num_gpus=3))
+    assert [(slot.kind, slot.bundle, slot.num_gpus) for slot in alone.slots] == [
+        ("engine", 0, 1.0), ("engine", 1, 1.0), ("reference", 2, 1.0), ("grader", 0, 0),
+    ]  # fmt: skip
+    assert not alone.shares_a_gpu("engine", "reference")
+    shared = plan_evaluation(2, True, ClusterResources(num_cpus=12, num_gpus=2))
+    assert [(slot.kind, slot.bundle, slot.num_gpus) for slot in shared.slots] == [
+        ("engine", 0, 1.0), ("engine", 1, 0.8), ("reference", 1, 0.2), ("grader", 0, 0),
+    ]  # fmt: skip
+    assert shared.shares_a_gpu("engine", "reference")
+    assert not plan_evaluation(2, False, ClusterResources(num_cpus=12, num_gpus=2)).of_kind("reference")
+
+
+@pytest.mark.parametrize(("num_cpus", "num_gpus", "what"), [(2, 0, "2 CPUs"), (8, 2, "2 GPUs"), (2, 4, "2 CPUs")])
+def test_no_room_for_an_evaluation(num_cpus: int, num_gpus: int, what: str) -> None:
+    with pytest.raises(ConfigError, match=f"but the cluster has {what}"):
+        plan_evaluation(3, True, ClusterResources(num_cpus, num_gpus))

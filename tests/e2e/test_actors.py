@@ -101,6 +101,37 @@ def test_a_killed_engine_comes_back_with_the_last_update(running: Running) -> No
     assert probe_gap(parts.learner, parts.engines, rollouts, 1e-4, 7, 120.0) < 1e-4
 
 
+def test_a_stream_of_groups_survives_the_loss_of_an_engine(running: Running) -> None:
+    """Killed at the first part: what it had not given is asked of the next engine, and no group comes twice."""
+    engines = running.parts.engines
+    sync_and_verify(running.parts.learner, engines, 7)
+    prompts = [prompt for _ in range(8) for prompt in running.parts.prompts.next_batch()]
+    sampling = replace(running.config.training_sampling(11), num_samples=32)
+    num_restarts = engines.num_restarts
+    streamed = []
+    for groups in engines.generate_each(prompts, sampling, 300):
+        if not streamed:
+            os.kill(ray.get(running.actors.engine.actors[1].ping.remote(), timeout=60), signal.SIGKILL)
+        streamed += groups
+    assert engines.num_restarts == num_restarts + 1
+    assert sorted(group.prompt.id for group in streamed) == sorted(prompt.id for prompt in prompts)
+    whole = {group.prompt.id: group for group in engines.generate(prompts, sampling).result(300)}
+    for group in streamed:
+        assert [r.text for r in group.rollouts] == [r.text for r in whole[group.prompt.id].rollouts]
+        assert {r.policy_version for r in group.rollouts} == {7}
+
+
+def test_limits_go_to_the_engine_of_their_prompt(running: Running) -> None:
+    """Seeds are the requests': what is cut earlier is the beginning of what is not."""
+    prompts, sampling = running.parts.prompts.next_batch(), running.config.training_sampling(9)
+    limits = [1 + index for index in range(len(prompts))]
+    whole = running.parts.engines.generate(prompts, sampling).result(120)
+    cut = running.parts.engines.generate(prompts, sampling, limits).result(120)
+    for limit, long, short in zip(limits, whole, cut, strict=True):
+        ids = [[rollout.completion_ids.tolist() for rollout in group.rollouts] for group in (long, short)]
+        assert ids[1] == [completion[:limit] for completion in ids[0]]
+
+
 @pytest.mark.parametrize(
     ("fault", "message"),
     [

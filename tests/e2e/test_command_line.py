@@ -50,7 +50,8 @@ def test_a_run_says_what_was_learned_and_leaves_every_file(unstopped: dict[str, 
         "config.yaml", "manifest.json", "metrics.jsonl", "rollouts", "checkpoints", "evals", "logs",
     }  # fmt: skip
     assert [path.name for path in sorted((run / "evals").iterdir())] == [
-        "step-000000.json", "step-000002.json", "step-000004.json",
+        "step-000000.json", "step-000000.parquet", "step-000002.json", "step-000002.parquet", "step-000004.json",
+        "step-000004.parquet",
     ]  # fmt: skip
     assert (run / "logs" / "engine-0.log").stat().st_size > 0
     manifest = json.loads((run / "manifest.json").read_text())

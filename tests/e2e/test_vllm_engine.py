@@ -175,6 +175,23 @@ def test_generation_stops_when_it_is_told_to(engine: Any, prompts: list[Prompt])
     assert len(engine.generate(prompts[:2], SAMPLING)) == 2  # and goes on with the next request
 
 
+def test_groups_come_as_they_are_finished_and_who_leaves_early_leaves_nothing_behind(
+    engine: Any, prompts: list[Prompt]
+) -> None:
+    """More requests than the engine serves at once: the first groups are there long before the last."""
+    sampling = replace(SAMPLING, num_samples=16)
+    whole = engine.generate(prompts[:48], sampling)
+    parts = list(engine.generate_each(prompts[:48], sampling))
+    assert len(parts) > 4
+    by_position = {position: group for part in parts for position, group in part}
+    texts = [[rollout.text for rollout in group.rollouts] for group in whole]
+    assert [[r.text for r in by_position[position].rollouts] for position in range(48)] == texts
+    stream = engine.generate_each(prompts[:48], sampling)
+    next(stream)
+    stream.close()
+    assert not engine._engine.has_unfinished_requests()
+
+
 def test_engine_and_learner_agree_before_and_after_a_sync_with_tied_embeddings(
     engine: Any, prompts: list[Prompt], model: torch.nn.Module
 ) -> None:

@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 
 from rlsys.config import DeadlineConfig
-from rlsys.evaluation.evaluate import evaluate, evaluation_metrics, summarize
-from rlsys.types import Label, Sampling, Verdict, WeightUpdate
+from rlsys.evaluation.evaluate import evaluate, evaluation_metrics
+from rlsys.evaluation.evaluate import summarize as summarize_groups
+from rlsys.types import FinishReason, Label, Prompt, Rollout, RolloutGroup, Sampling, Verdict, WeightUpdate
 from rlsys.weights.plan import checksum, fill_buckets
 from tests.fakes import Journal, TableEngine, TableGrader, initial_weights, make_prompts
 
 LETTERS: dict[str, Label] = {"c": "correct", "w": "wrong", "u": "undecided"}
+
+
+def rollout(
+    num_tokens: int = 2, *, logprob: float = -0.5, finish_reason: FinishReason = "stop", ids: list[int] | None = None
+) -> Rollout:
+    """A completion of tokens 0, 1, 2, ... (or `ids`), each of one log-prob."""
+    tokens = np.arange(num_tokens) if ids is None else np.array(ids)
+    logprobs = np.full(len(tokens), logprob, dtype=np.float32)
+    return Rollout(np.zeros(1, np.int32), tokens.astype(np.int32), logprobs, "", finish_reason, 0, 0, 0)
+
+
+def group(name: str, *rollouts: Rollout) -> RolloutGroup:
+    return RolloutGroup(Prompt(name, "?", (0,), gold="7"), rollouts)
+
+
+def summarize(names: list[str], labels: list[list[Verdict]], seed: int) -> dict[str, Any]:
+    """As the real one, of completions that are all alike."""
+    return summarize_groups([group(name, *[rollout()] * len(own)) for name, own in zip(names, labels, strict=True)],
+                            labels, seed)  # fmt: skip
 
 
 def verdicts(*groups: str) -> list[list[Verdict]]:
@@ -23,8 +46,14 @@ def test_two_problems_by_hand() -> None:
     summary = summarize(["a", "b"], verdicts("ccuw", "wwww"), seed=0)
     assert summary["num_samples"] == 4
     assert summary["problems"] == [
-        {"id": "a", "num_correct": 2, "num_undecided": 1},
-        {"id": "b", "num_correct": 0, "num_undecided": 0},
+        {
+            "id": "a",
+            "gold": "7",
+            "num_correct": 2,
+            "num_undecided": 1,
+            "answers": [[1, True], [1, True], [1, False], [1, False]],
+        },
+        {"id": "b", "gold": "7", "num_correct": 0, "num_undecided": 0, "answers": [[1, False]] * 4},
     ]
     values = {k: entry["value"] for k, entry in summary["pass@k"].items()}
     assert values == pytest.approx({"1": 1 / 4, "2": 5 / 12, "4": 1 / 2})
@@ -69,11 +98,16 @@ def test_every_prompt_is_sampled_graded_and_counted_under_its_own_name() -> None
     engine.load(WeightUpdate(0, tuple(fill_buckets(weights.items(), 1000)), checksums, 0))
     prompts = make_prompts("eval", 6)
     sampling = Sampling(num_samples=8, max_completion_tokens=1, seed=0, step=0)
-    summary = evaluate(prompts, engine, TableGrader(journal), sampling, DeadlineConfig())
+    evaluated = evaluate(prompts, engine, TableGrader(journal), sampling, DeadlineConfig())
+    summary = evaluated.summary
     groups = engine.generate(prompts, sampling).result(1.0)
-    assert summary["problems"] == [
+    assert [group.prompt for group in evaluated.groups] == prompts
+    assert [
+        {key: problem[key] for key in ("id", "gold", "num_correct", "num_undecided")} for problem in summary["problems"]
+    ] == [
         {
             "id": group.prompt.id,
+            "gold": group.prompt.gold,
             "num_correct": sum(rollout.text == group.prompt.gold for rollout in group.rollouts),
             "num_undecided": sum(rollout.text == "0" for rollout in group.rollouts),
         }
@@ -90,3 +124,51 @@ def test_the_mean_task_reward_is_there_where_it_says_more() -> None:
     assert evaluation_metrics(summary)["eval/task_reward"] == 0.5
     assert evaluation_metrics(summary)["eval/pass@1"] == pytest.approx(1 / 3)
     assert "mean_task_reward" not in summarize(["a"], verdicts("cw"), seed=0)
+
+
+def test_answers_are_counted_by_name_and_the_majority_made_of_them() -> None:
+    """Named 7 (right) three times, 5 twice; one without an answer, one undecided on: nobody agrees with those."""
+    labels: list[Verdict] = [
+        *[Verdict("correct", "", "7")] * 3,
+        *[Verdict("wrong", "", "5")] * 2,
+        *[Verdict("wrong", "")] * 2,
+        Verdict("undecided", "", "7"),
+    ]
+    summary = summarize(["a"], [labels], seed=0)
+    [problem] = summary["problems"]
+    assert problem["answers"] == [[3, True], [2, False], [1, False], [1, False], [1, False]]
+    assert summary["maj@k"]["1"]["value"] == summary["pass@k"]["1"]["value"] == 3 / 8
+    assert summary["maj@k"]["8"]["value"] == 1.0
+    shuffled = [labels[index] for index in (4, 7, 0, 5, 1, 3, 2, 6)]
+    assert summarize(["a"], [shuffled], seed=0) == summary
+
+
+def test_the_completions_by_hand() -> None:
+    """Lengths 2, 4 | 3, 3: mean 3. One of four cut. 0 1 0 1 0 1 0 1 has 5 4-grams, 2 of them distinct: 3/5."""
+    groups = [
+        group("a", rollout(2, logprob=-1.0), rollout(4, logprob=-0.25, finish_reason="length")),
+        group("b", rollout(3, logprob=-0.5), rollout(3, logprob=-0.5)),
+    ]
+    base = [[np.full(len(r.completion_ids), -2.0, np.float32) for r in each.rollouts] for each in groups]
+    found = summarize_groups(groups, verdicts("cw", "ww"), 0, base)["completions"]
+    assert found["length_mean"]["value"] == 3.0
+    assert found["truncated_fraction"]["value"] == 1 / 4
+    assert found["entropy"]["value"] == pytest.approx((2 + 1 + 1.5 + 1.5) / 12)
+    assert found["repetition"]["value"] == 0.0
+    assert found["base_perplexity"] == pytest.approx({"value": np.exp(2), "low": np.exp(2), "high": np.exp(2)})
+    in_circles = [group("a", rollout(ids=[0, 1] * 4)), group("b", rollout(ids=list(range(8))))]
+    repeated = summarize_groups(in_circles, verdicts("c", "w"), 0)["completions"]
+    assert repeated["repetition"]["value"] == pytest.approx(3 / 10)
+    assert "base_perplexity" not in repeated
+
+
+def test_chosen_completions_have_no_entropy() -> None:
+    chosen = [group("a", rollout())]
+    assert "entropy" not in summarize_groups(chosen, verdicts("c"), 0, has_entropy=False)["completions"]
+
+
+def test_tokens_count_alike_whatever_completion_they_are_in() -> None:
+    """One long completion of 30 tokens at 1 nat, one of 10 at 3 nats: 60 nats on 40 tokens."""
+    groups = [group("a", rollout(30, logprob=-1.0)), group("b", rollout(10, logprob=-3.0))]
+    entropy = summarize_groups(groups, verdicts("c", "w"), 0)["completions"]["entropy"]
+    assert (entropy["value"], entropy["low"], entropy["high"]) == pytest.approx((1.5, 1.0, 3.0))

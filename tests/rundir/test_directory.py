@@ -13,7 +13,7 @@ import pytest
 from rlsys.errors import RunDirError
 from rlsys.rundir import RunDirectory, read_config, read_manifest, read_metrics
 from rlsys.rundir.lock import WriterLock
-from rlsys.types import RolloutGroup
+from rlsys.types import RolloutGroup, Verdict
 
 EVALUATION = {"num_samples": 1, "problems": [], "pass@k": {}}
 
@@ -23,7 +23,8 @@ def _work(run: RunDirectory, groups: list[RolloutGroup], first: int, last: int, 
     for step in range(first, last + 1):
         if step:
             run.write_rollouts(step, groups)
-        run.write_evaluation(step, EVALUATION)
+        labels = [[Verdict("correct", "")] * len(group.rollouts) for group in groups]
+        run.write_evaluation(step, EVALUATION, groups=groups, verdicts=labels)
         run.metrics.log(step, {"reward/mean": step / 8})
         if step and step % every == 0:
             with run.checkpoint_writer(step, {"step": step}, keep_last=2) as folder:

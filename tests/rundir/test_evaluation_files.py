@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from rlsys.rundir.evaluation_files import read_evaluation, write_evaluation
+from rlsys.rundir.evaluation_files import evaluation_paths, read_evaluation, write_completions, write_evaluation
+from rlsys.rundir.rollout_files import read_rollouts
+from rlsys.types import RolloutGroup, Verdict
 
 
 def _evaluation() -> dict[str, Any]:
@@ -54,3 +56,25 @@ def test_a_missing_part_is_named(tmp_path: Path) -> None:
     del evaluation["problems"]
     with pytest.raises(ValueError, match=r"step-000100\.json lacks problems"):
         write_evaluation(tmp_path / "step-000100.json", evaluation)
+
+
+def test_the_completions_lie_beside_it_with_what_was_measured(tmp_path: Path, groups: list[RolloutGroup]) -> None:
+    path = tmp_path / "step-000100.json"
+    verdicts = [[Verdict("correct", "equal", "7"), Verdict("wrong", "")], [Verdict("undecided", "late")] * 2]
+    base = [[rollout.rollout_logprobs - 1 for rollout in group.rollouts] for group in groups]
+    beside = write_completions(path, 100, groups, verdicts, base)
+    assert beside == tmp_path / "step-000100.parquet"
+    rows = read_rollouts(beside).to_pylist()
+    assert [row["verdict"] for row in rows] == ["correct", "wrong", "undecided", "undecided"]
+    assert [row["task_reward"] for row in rows] == [1.0, 0.0, None, None]
+    assert rows[0]["reference_logprobs"] == [value - 1 for value in rows[0]["rollout_logprobs"]]
+    assert {row["old_logprobs"] for row in rows} == {row["reward"] for row in rows} == {None}
+
+
+def test_only_what_training_wrote_counts_as_an_evaluation_of_a_step(tmp_path: Path) -> None:
+    for name in ("step-000020.json", "step-000020.parquet", "step-000000.json", "task-last.json", "task-step-20.json"):
+        (tmp_path / name).write_text("")
+    assert [(step, path.name) for step, path in evaluation_paths(tmp_path)] == [
+        (0, "step-000000.json"),
+        (20, "step-000020.json"),
+    ]

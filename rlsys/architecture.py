@@ -1,0 +1,132 @@
+"""What a model's `config.json` says of its size: numbers alone, no weight is read and nothing is asked over a network.
+
+Known are the decoders that share one layout: `llama`, `qwen2`, `qwen3`. Experiments ship such files for models of the
+hub, as `architectures/<owner>--<name>.json` beside their configurations.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlsys.errors import ConfigError
+
+KNOWN_TYPES = ("llama", "qwen2", "qwen3")
+FOLDER = "architectures"
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """`Architecture("llama", hidden_size=3072, num_layers=28, num_heads=24, num_kv_heads=8, head_dim=128, ...)`."""
+
+    model_type: str
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    vocab_size: int
+    max_positions: int
+    is_tied: bool
+    has_qkv_bias: bool = False
+    has_output_bias: bool = False
+    has_mlp_bias: bool = False
+    has_qk_norm: bool = False
+
+    @property
+    def query_size(self) -> int:
+        return self.num_heads * self.head_dim
+
+    @property
+    def kv_size(self) -> int:
+        """Of the keys of one token in one layer; the values have as many."""
+        return self.num_kv_heads * self.head_dim
+
+    @property
+    def num_layer_parameters(self) -> int:
+        """Of one decoder layer."""
+        hidden, query, kv, inner = self.hidden_size, self.query_size, self.kv_size, self.intermediate_size
+        attention = hidden * (query + 2 * kv) + query * hidden
+        biases = (query + 2 * kv) * self.has_qkv_bias + hidden * self.has_output_bias
+        mlp = 3 * hidden * inner + (2 * inner + hidden) * self.has_mlp_bias
+        norms = 2 * hidden + 2 * self.head_dim * self.has_qk_norm
+        return attention + biases + mlp + norms
+
+    @property
+    def num_head_parameters(self) -> int:
+        """Of the output head, whether or not it is the embedding too."""
+        return self.vocab_size * self.hidden_size
+
+    @property
+    def num_parameters(self) -> int:
+        embeddings = self.num_head_parameters * (1 if self.is_tied else 2)
+        return embeddings + self.num_layers * self.num_layer_parameters + self.hidden_size
+
+    def kv_bytes_per_token(self, bytes_per_value: int) -> int:
+        """Keys and values of one token in all layers."""
+        return 2 * self.num_layers * self.kv_size * bytes_per_value
+
+
+def parse_architecture(config: dict[str, Any], where: str) -> Architecture:
+    """From the content of a `config.json`.
+
+    Raises:
+        ConfigError: a model type that is not known here, or a number that is missing.
+    """
+    kind = config.get("model_type")
+    if kind not in KNOWN_TYPES:
+        raise ConfigError(f"{where}: model_type is {kind!r}: sizes are known for {', '.join(KNOWN_TYPES)}")
+    try:
+        heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
+        bias = bool(config.get("attention_bias", False))
+        return Architecture(
+            model_type=kind,
+            hidden_size=hidden,
+            num_layers=int(config["num_hidden_layers"]),
+            num_heads=heads,
+            num_kv_heads=int(config.get("num_key_value_heads") or heads),
+            head_dim=int(config.get("head_dim") or hidden // heads),
+            intermediate_size=int(config["intermediate_size"]),
+            vocab_size=int(config["vocab_size"]),
+            max_positions=int(config["max_position_embeddings"]),
+            is_tied=bool(config.get("tie_word_embeddings", False)),
+            has_qkv_bias=bias or kind == "qwen2",
+            has_output_bias=bias and kind != "qwen2",
+            has_mlp_bias=bool(config.get("mlp_bias", False)) and kind == "llama",
+            has_qk_norm=kind == "qwen3",
+        )
+    except KeyError as error:
+        raise ConfigError(f"{where}: key {error.args[0]!r} is missing") from None
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: not the numbers of a model: {error}") from None
+
+
+def read_architecture(file: Path) -> Architecture:
+    """From a `config.json`, or a file with the same keys.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file}: cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(config, dict):
+        raise ConfigError(f"{file}: expected an object of keys")
+    return parse_architecture(config, str(file))
+
+
+def find_architecture(model_path: str, folders: Sequence[Path]) -> tuple[Architecture, Path] | None:
+    """A model's numbers and the file that they are from: its own folder, or `architectures/` in one of `folders`.
+
+    Raises:
+        ConfigError: the file is there, but says nothing that is known here.
+    """
+    own = Path(model_path) / "config.json"
+    shipped = [folder / FOLDER / f"{model_path.replace('/', '--')}.json" for folder in folders]
+    file = next((file for file in (own, *shipped) if file.is_file()), None)
+    return None if file is None else (read_architecture(file), file)

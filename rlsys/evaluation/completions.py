@@ -1,0 +1,87 @@
+"""What the completions of an evaluation are like: length, cuts, entropy, repetition, and what the base thinks of them.
+
+Every number has a 95 % interval over problems: whole problems are resampled, since the samples of one are alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
+from typing import Any
+
+import numpy as np
+
+from rlsys.algorithms.estimates import bootstrap_interval
+from rlsys.evaluation.coverage import Estimate, mean_estimate
+from rlsys.observe.diagnostics import repeated_fractions
+from rlsys.types import RolloutGroup
+
+BaseLogprobs = Sequence[Sequence[np.ndarray]]
+"""Log-probs under the base model [T], per completion, per problem."""
+
+_NUM_RESAMPLES = 2000
+_TAILS = (0.025, 0.975)
+_RESAMPLED_AT_ONCE = 1 << 22  # indices
+
+
+def completion_statistics(
+    groups: Sequence[RolloutGroup], seed: int, base_logprobs: BaseLogprobs | None = None, *, has_entropy: bool = True
+) -> dict[str, dict[str, Any]]:
+    """`length_mean` (tokens), `truncated_fraction`, `entropy`, `repetition`, `base_perplexity`: {value, low, high}.
+
+    - `entropy` is the mean of -log p over all sampled tokens, p being the distribution that they were sampled from.
+      Summed over a completion, -log p is an unbiased estimate of the entropy of whole completions; divided by the
+      mean length it is in nats per token. `has_entropy` false leaves it out: the completions were chosen, or changed,
+      after they had been sampled.
+    - `repetition` is that of `observe.diagnostics`: 1 - distinct 4-grams / 4-grams.
+    - `base_perplexity` is exp of the mean of -log p_base over all tokens; there where `base_logprobs` are.
+    """
+    lengths = _per_problem(groups, [len(r.completion_ids) for group in groups for r in group.rollouts])
+    cut = _per_problem(groups, [r.finish_reason == "length" for group in groups for r in group.rollouts])
+    repeated = repeated_fractions([r.completion_ids for group in groups for r in group.rollouts])
+    statistics = {
+        "length_mean": _mean(lengths, seed),
+        "truncated_fraction": mean_estimate([float(part.mean()) for part in cut], seed),
+        "repetition": mean_estimate([float(part.mean()) for part in _per_problem(groups, repeated)], seed),
+    }
+    num_tokens = np.array([part.sum() for part in lengths])
+    if has_entropy:
+        sampled = _negative_sums([[r.rollout_logprobs for r in group.rollouts] for group in groups])
+        statistics["entropy"] = _ratio(sampled, num_tokens, seed)
+    if base_logprobs is not None:
+        statistics["base_perplexity"] = _ratio(_negative_sums(base_logprobs), num_tokens, seed, math.exp)
+    as_json: dict[str, dict[str, Any]] = {name: estimate._asdict() for name, estimate in statistics.items()}
+    if "entropy" in as_json:
+        as_json["entropy"]["unit"] = "nats per token: mean of -log p over sampled tokens"
+    return as_json
+
+
+def _per_problem(groups: Sequence[RolloutGroup], values: Sequence[float] | np.ndarray) -> list[np.ndarray]:
+    ends = accumulate((len(group.rollouts) for group in groups), initial=0)
+    return [np.asarray(values[start:end], dtype=np.float64) for start, end in pairwise(ends)]
+
+
+def _negative_sums(logprobs: BaseLogprobs) -> np.ndarray:
+    """-log p of all of a problem's completions together, for each problem."""
+    return np.array([-math.fsum(float(row.sum(dtype=np.float64)) for row in rows) for rows in logprobs])
+
+
+def _mean(parts: Sequence[np.ndarray], seed: int) -> Estimate:
+    means = [float(part.mean()) for part in parts]
+    return Estimate(math.fsum(means) / len(means), *bootstrap_interval(means, seed=seed, num_resamples=_NUM_RESAMPLES))
+
+
+def _ratio(
+    numerators: np.ndarray, denominators: np.ndarray, seed: int, scale: Callable[[float], float] = float
+) -> Estimate:
+    """Sum over problems by sum over problems, both drawn together; `scale` must not decrease."""
+    generator = np.random.default_rng(seed)
+    num_problems = len(numerators)
+    block = max(1, _RESAMPLED_AT_ONCE // num_problems)
+    ratios = []
+    for start in range(0, _NUM_RESAMPLES, block):
+        drawn = generator.integers(num_problems, size=(min(block, _NUM_RESAMPLES - start), num_problems))
+        ratios.append(numerators[drawn].sum(axis=1) / denominators[drawn].sum(axis=1))
+    low, high = np.quantile(np.concatenate(ratios), _TAILS).tolist()
+    return Estimate(*(scale(value) for value in (float(numerators.sum() / denominators.sum()), low, high)))

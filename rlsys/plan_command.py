@@ -1,0 +1,259 @@
+"""`rlsys plan`: what a configuration, or each run of a sweep, will do and need. Nothing starts, no weight is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+from pydantic import Field, ValidationError
+
+from rlsys.actors.placement import ClusterResources, plan_placement
+from rlsys.architecture import FOLDER, Architecture, find_architecture, read_architecture
+from rlsys.config import Config, advice, describe_validation_error, load_config
+from rlsys.config.reading import read_yaml
+from rlsys.config.section import Section
+from rlsys.errors import ConfigError
+from rlsys.hub_access import hub_answers, is_cached, is_hub_id
+from rlsys.memory import GIB, Holding, engine_holding, learner_parts, reference_parts
+from rlsys.model_folder import check_model_path
+from rlsys.plan import describe_engine, describe_holding, join_sections, plan_sections
+from rlsys.ray_session import find_resources
+from rlsys.sweep.grid import PlannedRun, expand
+from rlsys.sweep.spec import is_sweep, load_spec
+
+if TYPE_CHECKING:
+    from rlsys.data.loading import PromptSets
+
+HARDWARE_FILE = "hardware.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """What the command line says; None: not given."""
+
+    file: Path
+    overrides: tuple[str, ...] = ()
+    num_gpus: int | None = None
+    gpu_gib: float | None = None
+    architecture: Path | None = None
+
+
+class Hardware(Section):
+    """The machine that is planned for: `hardware.yaml` beside a configuration, or what is found here."""
+
+    name: str
+    num_gpus: int = Field(ge=0)
+    num_cpus: int = Field(ge=1)
+    gpu_gib: float = Field(default=0.0, ge=0)
+    """What one GPU has for PyTorch and vLLM, in GiB; 0: not known."""
+
+    @property
+    def resources(self) -> ClusterResources:
+        return ClusterResources(num_cpus=self.num_cpus, num_gpus=self.num_gpus)
+
+
+def run_plan(options: PlanOptions, say: Callable[[str], None]) -> None:
+    """Print the plan of a configuration, or of all runs of a sweep, runs that need the same together.
+
+    Raises:
+        RlsysError: something cannot run as written.
+    """
+    folder = options.file.parent
+    hardware = find_hardware(options)
+    if not is_sweep(options.file):
+        config = load_config(options.file, options.overrides)
+        texts = _Planner(options, hardware, [folder]).sections(config)
+        _say_advice([config], say)
+        title = f"{config.name}: regime {config.regime.name}, {config.num_steps} steps, into {config.path}"
+        say(join_sections([[title], *texts]))
+        return
+    spec = load_spec(options.file, options.overrides)
+    runs = expand(spec, folder)
+    planner = _Planner(options, hardware, [folder, (folder / spec.config).parent])
+    groups: dict[str, list[PlannedRun]] = {}
+    for run in runs:
+        try:
+            groups.setdefault(join_sections(planner.sections(run.config)), []).append(run)
+        except ConfigError as error:
+            raise ConfigError(f"run {run.name!r}: {error}") from None
+    _say_advice([run.config for run in runs], say)
+    kinds = f"; they differ in what they need: {len(groups)} kinds" if len(groups) > 1 else ""
+    say(f"{spec.name}: {len(runs)} runs{kinds}")
+    for text, members in groups.items():
+        say(f"\n{len(members)} runs of {members[0].config.num_steps} steps:")
+        for run in members:
+            say(f"  {run.name}")
+        say(f"\n{text}")
+
+
+def find_hardware(options: PlanOptions) -> Hardware:
+    """By the flags, else `hardware.yaml` beside the file, else this machine or the cluster of RAY_ADDRESS.
+
+    Raises:
+        ConfigError: the file is not as it should be.
+    """
+    file = options.file.parent / HARDWARE_FILE
+    if file.is_file():
+        try:
+            stated = Hardware.model_validate(read_yaml(file))
+        except ValidationError as error:
+            raise ConfigError(f"{file}: {describe_validation_error(error, Hardware)}") from None
+        hardware = stated.model_copy(update={"name": f"{stated.name}, from {file}"})
+    else:
+        found = find_resources()
+        hardware = Hardware(name="found here", num_gpus=found.num_gpus, num_cpus=found.num_cpus, gpu_gib=_own_gpu_gib())
+    if options.num_gpus is not None:
+        cpus = max(hardware.num_cpus, options.num_gpus)
+        hardware = hardware.model_copy(update={"num_gpus": options.num_gpus, "num_cpus": cpus, "name": "by --gpus"})
+    if options.gpu_gib is not None:
+        hardware = hardware.model_copy(update={"gpu_gib": options.gpu_gib})
+    return hardware
+
+
+def _own_gpu_gib() -> float:
+    import torch
+
+    return torch.cuda.get_device_properties(0).total_memory / GIB if torch.cuda.is_available() else 0.0
+
+
+class _Planner:
+    """Plans runs one after the other; what they share (prompts, rewards) is read once."""
+
+    def __init__(self, options: PlanOptions, hardware: Hardware, folders: Sequence[Path]) -> None:
+        self._options, self._hardware, self._folders = options, hardware, folders
+        self._prompts: dict[str, PromptSets | str] = {}
+        self._rewards: set[str] = set()
+
+    def sections(self, config: Config) -> list[list[str]]:
+        check_model_path(config.model.path)
+        resources = self._hardware.resources
+        placement = plan_placement(config.learner.num_ranks, config.rollout.num_engines, resources)
+        self._check_reward(config)
+        found = self._load_prompts(config)
+        if isinstance(found, str):
+            longest = self._longest_stated(config, found)
+            self._check_positions(config, longest)
+            plan = plan_sections(config, placement, None, longest, [f"not checked: {found}"])
+        else:
+            from rlsys.data.loading import describe_accounts
+
+            longest = found.max_tokens
+            plan = plan_sections(config, placement, len(found.train), longest, describe_accounts(found))
+        return [*plan, self._memory(config, longest)]
+
+    def _check_reward(self, config: Config) -> None:
+        from rlsys.rewards.task_reward import check_reward
+
+        if (key := config.reward.model_dump_json()) not in self._rewards:
+            check_reward(config.reward, [str(Path.cwd())])
+            self._rewards.add(key)
+
+    def _load_prompts(self, config: Config) -> PromptSets | str:
+        """The prompts, or why they could not be had."""
+        reading = config.model_dump(
+            mode="json", include={"model", "data", "evaluation", "oracle", "rollout", "learner"}
+        )
+        key = repr(reading)
+        if key not in self._prompts:
+            missing = _out_of_reach(config)
+            if missing:
+                self._prompts[key] = f"{', '.join(missing)} (the hub does not answer)"
+            else:
+                from rlsys.build import load_prompts
+
+                self._prompts[key] = load_prompts(config)
+        return self._prompts[key]
+
+    def _longest_stated(self, config: Config, why: str) -> int:
+        longest, completion = config.data.max_prompt_tokens, config.rollout.max_completion_tokens
+        if longest is None:
+            raise ConfigError(f"data.max_prompt_tokens is not given, and prompts cannot be counted without {why}")
+        if longest + completion > config.learner.microbatch_tokens:
+            raise ConfigError(
+                f"learner.microbatch_tokens is {config.learner.microbatch_tokens}, but with data.max_prompt_tokens "
+                f"{longest} and rollout.max_completion_tokens one sequence may have {longest + completion}"
+            )
+        return longest
+
+    def _check_positions(self, config: Config, max_prompt_tokens: int) -> None:
+        found = self._architecture(config.model.path)
+        longest = max_prompt_tokens + config.rollout.max_completion_tokens
+        most = None if found is None else found[0].max_positions - 1
+        if most is not None and longest > most:
+            raise ConfigError(
+                f"rollout.max_completion_tokens is {config.rollout.max_completion_tokens}: with data.max_prompt_tokens "
+                f"{max_prompt_tokens} a sequence has {longest} tokens, the model takes at most {most}"
+            )
+
+    def _memory(self, config: Config, max_prompt_tokens: int) -> list[str]:
+        if self._hardware.num_gpus and not self._hardware.gpu_gib:
+            return ["memory", "  not known: how much a GPU here has; --gpu-gib tells it"]
+        found = self._architecture(config.model.path)
+        if found is None:
+            return [
+                "memory",
+                f"  not known: the numbers of {config.model.path} are not beside the configuration "
+                f"({FOLDER}/{config.model.path.replace('/', '--')}.json); --architecture takes its config.json",
+            ]
+        model, source = found
+        beside = self._architecture(config.model.reference_path) if config.model.reference != "none" else None
+        reference = None if beside is None else beside[0]
+        return memory_lines(config, model, reference, source, max_prompt_tokens, self._hardware)
+
+    def _architecture(self, path: str) -> tuple[Architecture, Path] | None:
+        if self._options.architecture is not None:
+            return read_architecture(self._options.architecture), self._options.architecture
+        return find_architecture(path, self._folders)
+
+
+def memory_lines(
+    config: Config,
+    model: Architecture,
+    reference: Architecture | None,
+    source: Path,
+    max_prompt_tokens: int,
+    hardware: Hardware,
+) -> list[str]:
+    """What each device holds; without GPUs, what this machine's memory does."""
+    on_gpu = hardware.num_gpus > 0
+    learner = config.learner
+    title = f"memory in GiB, per GPU ({hardware.name})" if on_gpu else f"memory in GiB ({hardware.name})"
+    lines = [title, f"  {config.model.path}: {model.num_parameters:,} parameters (from {source})"]
+    rank = learner_parts(config, model, on_gpu)
+    beside = reference_parts(config, reference, on_gpu) if reference is not None else []
+    gpu_bytes = round(hardware.gpu_gib * GIB) if on_gpu else None
+    engine = engine_holding(config, model, max_prompt_tokens, gpu_bytes)
+    longest = max_prompt_tokens + config.rollout.max_completion_tokens + 1
+    available = psutil.virtual_memory().total if gpu_bytes is None else gpu_bytes
+    who = "the learner" if learner.num_ranks == 1 else f"each of {learner.num_ranks} learner ranks"
+    title = f"{who}, ZeRO-{learner.zero_stage}" + (", with a frozen reference" if beside else "")
+    lines += describe_holding(title, Holding((*rank, *beside)), available)
+    who = "the engine" if config.rollout.num_engines == 1 else f"each of {config.rollout.num_engines} engines"
+    lines += describe_engine(who, engine, available, longest)
+    if not on_gpu:
+        peak = learner.num_ranks * Holding((*rank, *beside)).peak_bytes
+        peak += config.rollout.num_engines * engine.holding.peak_bytes
+        lines.append(f"  all on one machine: at most {peak / GIB:.1f} of {available / GIB:.1f}")
+    return lines
+
+
+def _out_of_reach(config: Config) -> list[str]:
+    """What of the configuration is on the hub, is not in this machine's cache, and cannot be asked for now."""
+    from rlsys.data.sources import resolve_sources
+
+    missing = []
+    if is_hub_id(config.model.path) and not is_cached("models", config.model.path):
+        missing.append(f"the tokenizer of {config.model.path}")
+    for which in ("train", "eval"):
+        sources: Any = resolve_sources(config.data, which)
+        paths = dict.fromkeys(dataset.path for source in sources for dataset in source.datasets)
+        missing += [f"data.{which} {path}" for path in paths if is_hub_id(path) and not is_cached("datasets", path)]
+    return missing if missing and not hub_answers() else []
+
+
+def _say_advice(configs: Sequence[Config], say: Callable[[str], None]) -> None:
+    for line in dict.fromkeys(line for config in configs for line in advice(config)):
+        say(f"note: {line}\n")

@@ -1,0 +1,58 @@
+"""A run followed from outside, through its `metrics.jsonl`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+_ALARM = "alarm/"
+_PASS_AT_1, _KL = "eval/pass@1", "policy/kl_to_reference"
+
+
+class Follower:
+    """Reads the rows that were added since the last look; begins anew where the file was replaced (a resume)."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._forget()
+
+    def _forget(self) -> None:
+        self._file_id, self._offset = -1, 0
+        self.step: int | None = None
+        self.evaluated_step: int | None = None
+        self.base_pass_at_1: float | None = None
+        self.pass_at_1: float | None = None
+        self.kl: float | None = None
+        self.alarms: tuple[str, ...] = ()
+
+    def look(self) -> list[int]:
+        """The steps whose rows are new; what the attributes say is that of the last row that has it."""
+        try:
+            with self._path.open("rb") as file:
+                state = self._path.stat()
+                if state.st_ino != self._file_id or state.st_size < self._offset:
+                    self._forget()
+                    self._file_id = state.st_ino
+                file.seek(self._offset)
+                content = file.read()
+        except FileNotFoundError:
+            return []
+        whole = content[: content.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return [step for line in whole.splitlines() if (step := self._take(line)) is not None]
+
+    def _take(self, line: bytes) -> int | None:
+        try:
+            row: dict[str, Any] = json.loads(line)
+            self.step = int(row["step"])
+        except (ValueError, KeyError, TypeError):
+            return None
+        if _PASS_AT_1 in row:
+            self.pass_at_1, self.evaluated_step = row[_PASS_AT_1], self.step
+            if self.step == 0:
+                self.base_pass_at_1 = self.pass_at_1
+        self.kl = row.get(_KL, self.kl)
+        if any(key.startswith(_ALARM) for key in row):
+            self.alarms = tuple(key.removeprefix(_ALARM) for key in row if key.startswith(_ALARM) and row[key])
+        return self.step

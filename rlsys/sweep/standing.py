@@ -1,0 +1,52 @@
+"""Where a run of a sweep stands, told from its folder: nothing is written, nothing started."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from rlsys.errors import ConfigError, RunDirError
+from rlsys.rundir.directory import check_can_resume, check_can_start, holds_run, latest_checkpoint
+from rlsys.sweep.grid import PlannedRun
+
+Kind = Literal["new", "begun", "done"]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """`Standing("begun", 40)`: there is work, to be continued from the checkpoint of step 40."""
+
+    kind: Kind
+    step: int
+
+    @property
+    def text(self) -> str:
+        match self.kind:
+            case "new":
+                return "to start"
+            case "begun":
+                return f"to continue from step {self.step}"
+            case "done":
+                return "done"
+
+
+def find_standing(run: PlannedRun) -> Standing:
+    """What is to be done for a run.
+
+    Raises:
+        RunDirError: its folder holds a run of another configuration, or other files; the run is named.
+        ConfigError: the run has done more steps than are asked for.
+    """
+    path, num_steps = run.path, run.config.num_steps
+    try:
+        if not (path.is_dir() and holds_run(path)):
+            check_can_start(path)
+            return Standing("new", 0)
+        check_can_resume(path, run.config.model_dump(mode="json"))
+    except RunDirError as error:
+        raise RunDirError(f"run {run.name!r}: {error}") from None
+    checkpoint = latest_checkpoint(path)
+    step = checkpoint.step if checkpoint else 0
+    if step > num_steps:
+        raise ConfigError(f"run {run.name!r}: num_steps is {num_steps}, but {path} has done {step} steps already")
+    return Standing("done" if step == num_steps else "begun", step)

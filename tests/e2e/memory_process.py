@@ -1,0 +1,67 @@
+"""One learner rank outside Ray, for test_memory.py: the bytes of every tensor that it holds, to a file."""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlsys.data.packing import num_tokens, plan_microbatches
+from rlsys.learner.deepspeed_learner import DeepSpeedLearner, LearnerSettings, Rendezvous
+from rlsys.learner.update import LossSettings, Update, loss_denominator, select
+from tests.e2e.learner_process import make_batch
+
+FP32_GRADIENTS = {"data_types": {"grad_accum_dtype": "fp32"}}
+SMALL_BUCKETS = {"zero_optimization": {"reduce_bucket_size": 1000, "allgather_bucket_size": 1000}}
+CASES: dict[str, tuple[str, int, dict[str, Any]]] = {
+    "float32, stage 0": ("float32", 0, {}),
+    "float32, stage 1": ("float32", 1, {}),
+    "bfloat16, stage 1": ("bfloat16", 1, {}),
+    "bfloat16, stage 2": ("bfloat16", 2, {}),
+    "bfloat16, stage 2, float32 gradients": ("bfloat16", 2, FP32_GRADIENTS),
+}
+
+
+def held_bytes() -> int:
+    """Of all storages that tensors in this process have, each counted once."""
+    gc.collect()
+    tensors = [thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, torch.nn.Parameter)]
+    tensors += [tensor.grad for tensor in tensors if tensor.is_leaf and tensor.grad is not None]
+    storages = [tensor.untyped_storage() for tensor in tensors if tensor.device.type == "cpu"]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages if storage.nbytes()}.values())
+
+
+def main(model: str, rank: int, num_ranks: int, port: int, output: str) -> None:
+    batch, results = make_batch(), {}
+    loss = LossSettings("reinforce")
+    plan = plan_microbatches([num_tokens(rollout) for rollout in batch.rollouts], 80, num_ranks)[rank::num_ranks]
+    update = Update([select(batch, indices) for indices in plan], loss_denominator(loss, batch))
+    for name, (dtype, stage, deepspeed) in CASES.items():
+        settings = LearnerSettings(
+            model, dtype, 0, loss, 1e-3, 0.1, (0.9, 0.999), 1e-8, 1.0, 0, 0, stage, 1 << 20, SMALL_BUCKETS | deepspeed
+        )
+        before = held_bytes()
+        learner = DeepSpeedLearner(settings, Rendezvous(f"tcp://127.0.0.1:{port}", rank, num_ranks, 120.0))
+        engine, at_the_update = learner._engine, []
+        step = engine.step
+
+        def weigh_and_step(step: Any = step, at_the_update: list[int] = at_the_update) -> None:
+            at_the_update.append(held_bytes())
+            step()
+
+        learner.step([update])
+        kept = held_bytes() - before  # after a first update the optimizer has its moments
+        engine.step = weigh_and_step
+        learner.step([update])
+        results[name] = {"kept": kept, "with_gradients": at_the_update[0] - before}
+        engine.destroy()
+        del learner, engine, step, weigh_and_step
+    Path(output).write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5])
