@@ -7,13 +7,12 @@ ADDRESS ?= http://127.0.0.1:8265
 ARGS ?=
 FRESH ?=
 
-LOCAL_CONFIG := experiments/arithmetic/task.yaml
-LOCAL_RUN := runs/arithmetic-task
-RESUME = $(if $(filter 1,$(FRESH)),,$(if $(wildcard $(LOCAL_RUN)/metrics.jsonl),--resume))
+COMPARISON := experiments/arithmetic/comparison.yaml
+COMPARISON_RUNS := $(addprefix runs/arithmetic-,comparison task sharpening tempered tilted)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup local test test-slow check fmt submit lock clean redo
+.PHONY: help setup local test test-slow check fmt submit bundle lock clean redo
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -30,11 +29,12 @@ endif
 $(READY): requirements/cpu.txt requirements/cuda.txt requirements/setup.sh pyproject.toml
 	@PYTHON='$(PYTHON)' ACCELERATOR='$(ACCELERATOR)' requirements/setup.sh
 
-local: $(READY)  ## train the small world on this machine; again: resume or reuse (FRESH=1: start over)
-	$(if $(filter name=% run_dir=%,$(ARGS)),$(error make local keeps its own name and run_dir: use rlsys train for others))
-	$(if $(filter 1,$(FRESH)),rm -rf $(LOCAL_RUN))
+local: $(READY)  ## base -> four regimes -> report.html, on the small world; again: resume or reuse (FRESH=1: start over)
+	$(if $(filter name=% run_dir=% names=%,$(ARGS)),$(error make local keeps its own names and run_dir: use rlsys sweep for others))
+	$(if $(filter 1,$(FRESH)),rm -rf $(COMPARISON_RUNS))
 	$(BIN)/rlsys world arithmetic
-	$(BIN)/rlsys train $(LOCAL_CONFIG) $(ARGS) $(RESUME)
+	$(BIN)/rlsys sweep $(COMPARISON) $(ARGS)
+	$(BIN)/rlsys report runs/arithmetic-comparison
 
 test: $(READY)  ## run the tests (ARGS="-k name" goes to pytest)
 	$(BIN)/pytest $(ARGS)
@@ -54,6 +54,9 @@ fmt: $(READY)  ## format the code and mend what the linter can
 
 submit: $(READY)  ## run CONFIG=... as a job on the Ray cluster at ADDRESS=... (cluster/README.md)
 	$(BIN)/python cluster/submit.py --address '$(ADDRESS)' '$(CONFIG)' $(ARGS)
+
+bundle: $(READY)  ## pack rlsys for a machine without a network: ARGS=... (cluster/airgap/README.md)
+	$(BIN)/python -m cluster.airgap.bundle $(ARGS)
 
 lock:  ## compile requirements/*.txt anew from pyproject.toml
 	@PYTHON='$(PYTHON)' ACCELERATOR='$(ACCELERATOR)' requirements/setup.sh lock

@@ -2,9 +2,9 @@
 
     python cluster/submit.py --address http://127.0.0.1:8265 experiments/arithmetic/task.yaml [key.sub=value ...]
 
-The checkout goes along as the job's working folder, without `.venv`, `runs` and `worlds`. That folder vanishes with the
-job, so the run directory and every data or model path that exists here are handed over as absolute paths: on a cluster
-of several machines they must lie on a disk that all of them see at the same place.
+The checkout goes along as the job's working folder, without `.venv`, `dist`, `runs` and `worlds`. That folder vanishes
+with the job, so the run directory and every data or model path that exists here are handed over as absolute paths: on a
+cluster of several machines they must lie on a disk that all of them see at the same place.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-EXCLUDED = (".git", ".venv", "runs", "worlds")
+EXCLUDED = (".git", ".venv", "dist", "runs", "worlds")
 PATH_KEYS = ("model.path", "data.train", "data.eval")
 
 

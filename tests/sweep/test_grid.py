@@ -141,6 +141,8 @@ def test_what_cannot_be_a_sweep_is_named(make_runs: MakeRuns, keys: dict[str, An
     ("file", "num_runs"),
     [
         ("arithmetic/comparison.yaml", 4),
+        ("arithmetic/seeds.yaml", 12),
+        ("arithmetic/easy.yaml", 6),
         ("arithmetic/grid.yaml", 102),
         ("paper/llama-3.2-3b-grid.yaml", 34),
         ("paper/qwen2.5-3b-grid.yaml", 34),
@@ -153,13 +155,15 @@ def test_the_shipped_sweeps(file: str, num_runs: int) -> None:
 
 
 def test_the_comparison_is_that_of_the_single_configurations() -> None:
-    """The same runs, in the same folders, but for their number of steps."""
+    """The same runs, in the same folders, but for their number of steps and the oracle's problems."""
     from rlsys.config import load_config
 
     folder = REPOSITORY / "experiments" / "arithmetic"
     runs = expand(load_spec(folder / "comparison.yaml"), folder)
     for run in runs:
-        single = load_config(folder / f"{run.config.regime.name}.yaml", [f"num_steps={run.config.num_steps}"])
+        steps, problems = run.config.num_steps, run.config.oracle.num_problems
+        overrides = [f"num_steps={steps}", f"oracle.num_problems={problems}"]
+        single = load_config(folder / f"{run.config.regime.name}.yaml", overrides)
         assert run.config == single
 
 
