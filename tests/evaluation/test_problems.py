@@ -1,0 +1,87 @@
+"""The same problems for all models, or a refusal; and completions that fit behind them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rlsys.data.arithmetic.tokenizer import build_tokenizer
+from rlsys.errors import ConfigError
+from rlsys.evaluation.problems import Problems, load_problems
+from rlsys.evaluation.subjects import Asked, Subject, find_subjects
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A tokenizer and a configuration: what rendering needs of a model."""
+    folder = tmp_path / "model"
+    build_tokenizer().save_pretrained(folder)
+    config = {"model_type": "qwen3", "max_position_embeddings": 32, "dtype": "float32"}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def write_problems(path: Path, problems: dict[str, str]) -> str:
+    rows = ({"id": id_, "problem": problem, "answer": str(eval_sum(problem))} for id_, problem in problems.items())
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def eval_sum(problem: str) -> int:
+    return sum(int(digit) for digit in problem.rstrip("=").split("+"))
+
+
+def load(model: Path, *files: str, asked: Asked | None = None) -> tuple[Problems, list[Subject]]:
+    subjects = []
+    for number, file in enumerate(files):
+        [subject] = find_subjects([str(model)], [], asked or Asked(data=file))
+        subjects.append(Subject(f"model {number}", subject.model, subject.config))
+    return load_problems(subjects, asked or Asked(data=files[0])), subjects
+
+
+def test_equal_problems_are_used_as_they_are(model: Path, tmp_path: Path) -> None:
+    file = write_problems(tmp_path / "a.jsonl", {"p": "1+2=", "q": "3+4="})
+    problems, subjects = load(model, file, file)
+    assert problems.common(False, print) is problems
+    assert [prompt.gold for prompt in problems.of(subjects[1])] == ["3", "7"]
+    account = problems.account(subjects[0])
+    assert account["num_problems"] == 2
+    assert account["sources"][0]["rows_sha256"]
+
+
+def test_other_problems_are_refused_or_left_out_aloud(model: Path, tmp_path: Path) -> None:
+    """`q` is one name for two problems: it is not common."""
+    first = write_problems(tmp_path / "a.jsonl", {"p": "1+2=", "q": "3+4=", "r": "1+1="})
+    second = write_problems(tmp_path / "b.jsonl", {"p": "1+2=", "q": "3+5="})
+    problems, subjects = load(model, first, second)
+    with pytest.raises(ConfigError, match=r"different problems \(model 0 3, model 1 2; 1 in all of them\).*--common-p"):
+        problems.common(False, print)
+    said: list[str] = []
+    common = problems.common(True, said.append)
+    assert [[prompt.id for prompt in common.of(subject)] for subject in subjects] == [["p"], ["p"]]
+    assert said == ["the models have different problems (model 0 3, model 1 2; 1 in all of them): only those are used"]
+    third = write_problems(tmp_path / "c.jsonl", {"x": "1+2="})
+    apart, _ = load(model, first, third)
+    with pytest.raises(ConfigError, match="nothing can be compared"):
+        apart.common(True, print)
+
+
+def test_completions_are_as_long_as_fits_unless_a_length_was_asked_for(model: Path, tmp_path: Path) -> None:
+    """32 positions, a prompt of 4 tokens, one position kept for a probe: 27 are left."""
+    file = write_problems(tmp_path / "a.jsonl", {"p": "1+2="})
+    problems, [subject] = load(model, file)
+    assert problems.max_tokens == 4
+    assert problems.fitted(subject).config.rollout.max_completion_tokens == 27
+    asked = Asked(data=file, max_completion_tokens=28)
+    with pytest.raises(ConfigError, match="--max-completion-tokens may be at most 27"):
+        load(model, file, asked=asked)
+    fits, [subject] = load(model, file, asked=Asked(data=file, max_completion_tokens=27))
+    assert fits.fitted(subject) is subject
+
+
+def test_more_problems_than_there_are(model: Path, tmp_path: Path) -> None:
+    file = write_problems(tmp_path / "a.jsonl", {"p": "1+2="})
+    with pytest.raises(ConfigError, match=r"5 problems are asked for \(--num-problems\), but data.eval has 1"):
+        load(model, file, asked=Asked(data=file, num_problems=5))
