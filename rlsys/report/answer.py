@@ -1,0 +1,236 @@
+"""The answer in three sentences: what the task reward did, what sharpening did, and so whether anything was learned.
+
+Pure: from `Evidence` to text. It claims no more than the intervals carry:
+
+- a change counts where its interval leaves 0 out; else it is called no measurable change, with the smallest difference
+  that would have been seen;
+- sharpening did as well where the task reward's lead includes 0 and cannot be more than half of the task reward's gain;
+  where it could be more, the two cannot be told apart;
+- learned is new where, sharpening being behind, the trained model solves more problems than the base in k tries too: by
+  a quarter of its gain at the first try at least, and not where the base is near the ceiling, since there a few more
+  tries of the base do as much.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from rlsys.evaluation.coverage import Estimate
+from rlsys.report.outcomes import Change, Evidence, Outcome
+
+Verdict = Literal[
+    "nothing", "no-task", "no-gain", "no-rival", "as-well", "mostly", "unclear", "new", "within-reach", "narrower"
+]
+
+_CEILING = 0.95
+"""From this pass@k of the base on, hardly a problem is left on which something new could show."""
+
+_FAIR_PART = 0.25
+"""Share of the gain in pass@1 that pass@k must gain too before what was learned is called new."""
+
+_MOSTLY = 0.75
+"""Share of the task reward's gain from which on sharpening is said to give most of it."""
+
+_HEADLINES: dict[Verdict, str] = {
+    "nothing": "No run has been evaluated yet",
+    "no-task": "No task reward to compare with",
+    "no-gain": "The task reward brought no measurable gain",
+    "no-rival": "A gain, and nothing to compare it with",
+    "as-well": "Sharper, not wiser",
+    "mostly": "Mostly sharper",
+    "unclear": "A gain; whether learned or sharpened is open",
+    "new": "It learned something new",
+    "within-reach": "It learned to choose what it could already do",
+    "narrower": "It learned, and gave up some reach",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Three sentences under a headline; `verdict` is which case it is."""
+
+    verdict: Verdict
+    sentences: tuple[str, str, str]
+
+    @property
+    def headline(self) -> str:
+        return _HEADLINES[self.verdict]
+
+
+def answer(evidence: Evidence) -> Answer:
+    """The answer that the evidence allows."""
+    verdict = judge(evidence)
+    return Answer(verdict, (_task_sentence(evidence), _rival_sentence(evidence), _conclusion(evidence, verdict)))
+
+
+def judge(evidence: Evidence) -> Verdict:
+    """Which case it is."""
+    task, rival, lead = evidence.task, evidence.rival, evidence.contrast
+    if task is None:
+        return "nothing" if rival is None else "no-task"
+    if not task.first.is_gain:
+        return "no-gain"
+    if rival is None or lead is None:
+        return "no-rival"
+    if not lead.is_gain:
+        return "as-well" if lead.difference.high <= 0.5 * task.first.difference.value else "unclear"
+    if _share(task, rival) >= _MOSTLY:
+        return "mostly"
+    if task.at_k is None:
+        return "within-reach" if evidence.k > 1 else "unclear"
+    if task.at_k.is_loss:
+        return "narrower"
+    return "new" if _is_beyond_reach(task.first, task.at_k) else "within-reach"
+
+
+def _is_beyond_reach(first: Change, at_k: Change) -> bool:
+    """Whether pass@k rose by a fair part of what pass@1 did, from where more tries would not have done the same."""
+    share = at_k.difference.value / first.difference.value
+    return at_k.is_gain and share >= _FAIR_PART and at_k.before < _CEILING
+
+
+def _task_sentence(evidence: Evidence) -> str:
+    task = evidence.task
+    if task is None:
+        return "None of the evaluated runs was trained on the task reward."
+    name = "The task reward" if task.regime == "task" else f"The task reward (as part of {task.label})"
+    several = f", the best of {evidence.num_task_arms} configurations," if evidence.num_task_arms > 1 else ""
+    return f"{name}{several} {_changes(task, evidence.k)}{_seeds(task)}."
+
+
+def _rival_sentence(evidence: Evidence) -> str:
+    rival = evidence.rival
+    if rival is None:
+        return "No run that only sharpens (sharpening, tempered, a self-reward) has been evaluated beside it."
+    several = (
+        f", the best of {evidence.num_rivals} configurations that see no answer," if evidence.num_rivals > 1 else ""
+    )
+    name = f"{rival.label[0].upper()}{rival.label[1:]}"
+    text = f"{name}{several or ', which sees no answer,'} {_changes(rival, evidence.k)}{_seeds(rival)}"
+    lead = evidence.contrast
+    if lead is None:
+        return f"{text}."
+    distance = f"{abs(lead.difference.value):.3f} {_interval(_magnitude(lead.difference))}"
+    if lead.is_gain:
+        return f"{text}; it ends {distance} below the task reward in pass@1."
+    if lead.is_loss:
+        return f"{text}; it ends {distance} above the task reward in pass@1."
+    return f"{text}; the task reward's lead in pass@1 is {signed(lead.difference)}{_unseen(lead)}."
+
+
+def _conclusion(evidence: Evidence, verdict: Verdict) -> str:
+    task, k = evidence.task, evidence.k
+    match verdict:
+        case "nothing":
+            return "Whether anything was learned cannot be said before a run has been evaluated twice."
+        case "no-task":
+            return "So it shows what sharpening does, not whether a task reward would teach more."
+        case "no-gain":
+            assert task is not None
+            return f"So there is no gain to explain{_unseen(task.first)}."
+        case "no-rival":
+            return f"So whether the gain is new or only sharper is open; {_coverage(evidence)}."
+        case "as-well":
+            return f"So the gain is what the base already preferred: sharper, not new; {_coverage(evidence)}."
+        case "mostly":
+            most = f"So most of the gain ({_share_text(evidence)}) is what the base already preferred"
+            return f"{most}; {_coverage(evidence)}."
+        case "unclear":
+            return f"So with these runs learning and sharpening cannot be told apart; {_coverage(evidence)}."
+        case "new":
+            return (
+                f"So the gain ({_share_text(evidence)}) goes beyond what the base preferred, and beyond what it "
+                f"reaches in {k} tries: {_coverage(evidence)}."
+            )
+        case "narrower":
+            return (
+                f"So the gain ({_share_text(evidence)}) is not what the base preferred, and it came with a smaller "
+                f"reach: {_coverage(evidence)}."
+            )
+        case "within-reach":
+            return (
+                f"So the gain ({_share_text(evidence)}) is not what the base preferred but{_mostly(task)} what it "
+                f"could already find in {k} tries: {_coverage(evidence)}."
+            )
+
+
+def _mostly(task: Outcome | None) -> str:
+    return " mostly" if task is not None and task.at_k is not None and task.at_k.is_gain else ""
+
+
+def _changes(outcome: Outcome, k: int) -> str:
+    text = _change("pass@1", outcome.first)
+    return text if outcome.at_k is None else f"{text}, and {_change(f'pass@{k}', outcome.at_k)}"
+
+
+def _change(name: str, change: Change) -> str:
+    span = f"from {change.before:.3f} to {change.after:.3f}, by {signed(change.difference)}"
+    if change.is_gain:
+        return f"raised {name} {span}"
+    if change.is_loss:
+        return f"lowered {name} {span}"
+    return f"did not measurably move {name} ({change.before:.3f} to {change.after:.3f}, {signed(change.difference)})"
+
+
+def _coverage(evidence: Evidence) -> str:
+    """What the task arm's pass@k says of its reach, without a full stop."""
+    task, k = evidence.task, evidence.k
+    if task is None or task.at_k is None:
+        return "with one sample a problem, what the base could have found in more tries is unknown"
+    counts = f"{_count(task.newly_solved)} newly solved, {_count(task.newly_lost)} newly lost"
+    of = f"of {evidence.num_problems} problems" + (" in the mean over seeds" if task.num_seeds > 1 else "")
+    text = (
+        f"at k = {k} it solves {task.at_k.after:.3f} of the problems, the base {task.at_k.before:.3f} ({counts} {of})"
+    )
+    if task.at_k.before >= _CEILING and not task.at_k.is_loss:
+        text += ", so near the ceiling that little new could have shown"
+    elif not (task.at_k.is_gain or task.at_k.is_loss):
+        text += f", no measurable difference{_unseen(task.at_k)}"
+    return text
+
+
+def _share(task: Outcome, rival: Outcome) -> float:
+    """Of the task arm's gain in pass@1, what the rival gave too."""
+    return rival.first.difference.value / task.first.difference.value
+
+
+def _share_text(evidence: Evidence) -> str:
+    assert evidence.task is not None
+    assert evidence.rival is not None
+    share = _share(evidence.task, evidence.rival)
+    given = "none" if share <= 0 else f"{100 * share:.0f} %"
+    return f"{evidence.rival.label} alone gave {given} of it"
+
+
+def _seeds(outcome: Outcome) -> str:
+    return f" (means of {outcome.num_seeds} seeds)" if outcome.num_seeds > 1 else ""
+
+
+def _unseen(change: Change) -> str:
+    return "" if change.detectable is None else f"; a difference under {change.detectable:.3f} could have been missed"
+
+
+def _magnitude(difference: Estimate) -> Estimate:
+    if difference.value >= 0:
+        return difference
+    return Estimate(-difference.value, -difference.high, -difference.low)
+
+
+def signed(difference: Estimate) -> str:
+    """`+0.580 [+0.549, +0.611]`."""
+    return f"{signed_number(difference.value)} [{signed_number(difference.low)}, {signed_number(difference.high)}]"
+
+
+def signed_number(value: float) -> str:
+    """`+0.580`, `0.000`."""
+    text = f"{value:+.3f}".replace("-", "\u2212")
+    return "0.000" if text[1:] == "0.000" else text
+
+
+def _interval(estimate: Estimate) -> str:
+    return f"[{estimate.low:.3f}, {estimate.high:.3f}]".replace("-", "\u2212")
+
+
+def _count(value: float) -> str:
+    return f"{value:.0f}" if value == int(value) else f"{value:.1f}"

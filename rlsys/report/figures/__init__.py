@@ -1,0 +1,5 @@
+"""The figures, as Plotly's own plain data; colours are names that the page resolves for its theme (`report.theme`)."""
+
+from rlsys.report.figures.drawing import Figure
+
+__all__ = ["Figure"]

@@ -1,0 +1,58 @@
+"""Rows of dots: where each run began, where it ended, and where it should have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rlsys.evaluation.coverage import Estimate
+from rlsys.report.arms import Arm
+from rlsys.report.figures.drawing import Trace
+
+ROW_PIXELS = 34
+ROWS_MARGIN = 132
+
+
+def dot(arm: Arm, row: str, what: str, estimate: Estimate, colour: str, marker: str, size: float = 11) -> Trace:
+    """One estimate with its interval; `row` is plain text already."""
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": row,
+        "legendgroup": arm.id,
+        "x": [round(estimate.value, 4)],
+        "y": [row],
+        "error_x": {
+            "type": "data",
+            "symmetric": False,
+            "array": [round(max(0.0, estimate.high - estimate.value), 4)],
+            "arrayminus": [round(max(0.0, estimate.value - estimate.low), 4)],
+            "color": colour,
+            "thickness": 1.4,
+            "width": 4,
+        },
+        "marker": {"color": colour, "symbol": marker, "size": size, "line": {"width": 1.8, "color": colour}},
+        "hovertemplate": f"<b>%{{y}}</b><br>{what} %{{x:.3f}} [{estimate.low:.3f}, {estimate.high:.3f}]<extra></extra>",
+    }
+
+
+def way(arm: Arm, row: str, *points: Estimate | None) -> Trace:
+    """A faint line through all that is on a row."""
+    values = [each.value for each in points if each is not None]
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": row,
+        "x": [min(values), max(values)],
+        "y": [row, row],
+        "line": {"color": f"@{arm.colour}/0.35", "width": 3},
+        "hoverinfo": "skip",
+        "legendgroup": arm.id,
+    }
+
+
+def rows_layout(figure: dict[str, Any], num_rows: int) -> dict[str, Any]:
+    """One row a name, the first on top, as high as its rows need."""
+    names = {"type": "category", "autorange": "reversed", "tickfont": {"size": 12, "color": "@ink"}, "nticks": 0}
+    margin = {**figure["margin"], "l": ROWS_MARGIN}
+    height = 66 + ROW_PIXELS * max(1, num_rows)
+    return {**figure, "height": height, "margin": margin, "yaxis": {**figure["yaxis"], **names}}

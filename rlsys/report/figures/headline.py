@@ -1,0 +1,52 @@
+"""The answer at a glance: where the base stood and where each arm's runs ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rlsys.evaluation.coverage import Estimate
+from rlsys.report.arms import Arm
+from rlsys.report.figures.dots import dot, rows_layout, way
+from rlsys.report.figures.drawing import Figure, Trace, layout, plain
+from rlsys.report.tables import stored_passes
+from rlsys.report.theme import symbol
+
+
+def headline_figures(arms: Sequence[Arm], k: int, fallback_base: dict[str, Any] | None) -> list[Figure]:
+    """One panel for pass@1 and one for pass@k, a row an arm, a dot a seed."""
+    return [figure for each in dict.fromkeys((1, k)) if (figure := _panel(arms, each, fallback_base)).data]
+
+
+def _panel(arms: Sequence[Arm], k: int, fallback_base: dict[str, Any] | None) -> Figure:
+    data: list[Trace] = []
+    said: list[str] = []
+    num_rows = 0
+    for arm in arms:
+        pairs = [
+            (base, last)
+            for run in arm.runs
+            if (base := stored_passes(run.base or fallback_base, k).get(k))
+            and (last := stored_passes(run.last[1] if run.last else None, k).get(k))
+        ]
+        if not pairs:
+            continue
+        num_rows += 1
+        row = plain(arm.label)
+        begin, end = (sum(pair[side].value for pair in pairs) / len(pairs) for side in (0, 1))
+        data.append(way(arm, row, _point(begin), _point(end)))
+        data += [dot(arm, row, "base", base, "@base", "circle-open", 9) for base, _ in pairs]
+        data += [dot(arm, row, "trained", last, f"@{arm.colour}", symbol(arm.regime)) for _, last in pairs]
+        said.append(f"{arm.label} from {begin:.3f} to {end:.3f}")
+    title = "First try: pass@1" if k == 1 else f"Reach: pass@{k}"
+    caption = (
+        "Hollow grey: the base. Filled: after training, one mark a seed, with 95 % intervals."
+        if k == 1
+        else f"The same with {k} tries: a mark left of the base has lost problems that the base could solve."
+    )
+    figure = rows_layout(layout(f"pass@{k}", "", x_axis={"range": [-0.03, 1.03]}), num_rows)
+    return Figure(f"headline-pass-{k}", title, caption, "; ".join(said) + ".", data, figure)
+
+
+def _point(value: float) -> Estimate:
+    return Estimate(value, value, value)

@@ -1,0 +1,161 @@
+"""One run as the report sees it: everything its folder tells, whether it is finished, still going or cut short."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlsys.errors import RunDirError
+from rlsys.rundir.checkpoints import latest_checkpoint
+from rlsys.rundir.config_file import read_config
+from rlsys.rundir.evaluation_files import read_evaluation
+from rlsys.rundir.manifest import read_manifest
+from rlsys.rundir.metrics_file import read_metrics
+from rlsys.rundir.names import step_name, step_paths
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run directory as it is now.
+
+    Attributes:
+        label: how the report calls it: its name, longer where two runs have one name.
+        rows: of `metrics.jsonl`, a torn last line left out.
+        evaluations: step -> evaluation, oldest first.
+        oracle: `oracle.json`, the predicted optimum, where the run has one.
+    """
+
+    path: Path
+    label: str
+    config: dict[str, Any]
+    manifest: dict[str, Any]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    evaluations: dict[int, dict[str, Any]] = field(default_factory=dict)
+    oracle: dict[str, Any] | None = None
+
+    @property
+    def regime(self) -> str:
+        """`task`, `tempered`, ..."""
+        return str(self.config.get("regime", {}).get("name", "task"))
+
+    @property
+    def seed(self) -> int | None:
+        """Of the whole run."""
+        return self.config.get("seed")
+
+    @property
+    def num_steps(self) -> int:
+        """How many steps it is to have."""
+        return int(self.config.get("num_steps", self.last_step))
+
+    @property
+    def last_step(self) -> int:
+        """The newest row's step; -1 where there is none yet."""
+        return int(self.rows[-1]["step"]) if self.rows else -1
+
+    @property
+    def is_finished(self) -> bool:
+        return self.last_step >= self.num_steps
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to show yet."""
+        return not self.rows and not self.evaluations
+
+    @property
+    def base(self) -> dict[str, Any] | None:
+        """The untrained model's evaluation."""
+        return self.evaluations.get(0)
+
+    @property
+    def last(self) -> tuple[int, dict[str, Any]] | None:
+        """Step and evaluation of the newest evaluation of the trained policy."""
+        step = max(self.evaluations, default=0)
+        return (step, self.evaluations[step]) if step > 0 else None
+
+    @property
+    def best(self) -> tuple[int, dict[str, Any]] | None:
+        """The trained evaluation with the highest pass@1, the earliest of equals."""
+        trained = [(step, each) for step, each in self.evaluations.items() if step > 0]
+        return max(trained, key=lambda pair: (pair[1]["pass@k"]["1"]["value"], -pair[0]), default=None)
+
+    @property
+    def model(self) -> Path | None:
+        """The newest checkpoint's Hugging Face folder."""
+        checkpoint = latest_checkpoint(self.path / "checkpoints")
+        return None if checkpoint is None else checkpoint.model
+
+    def series(self, key: str) -> tuple[list[int], list[float]]:
+        """Steps and values of a metric, where it was measured."""
+        pairs = [(row["step"], row[key]) for row in self.rows if key in row]
+        return [step for step, _ in pairs], [value for _, value in pairs]
+
+    def newest(self, key: str) -> float | None:
+        """The last value of a metric."""
+        return next((row[key] for row in reversed(self.rows) if key in row), None)
+
+    def rollout_files(self) -> list[tuple[int, Path]]:
+        """Completions sampled in training, by step."""
+        return [(step, path) for step, path in step_paths(self.path / "rollouts") if path.suffix == ".parquet"]
+
+    def evaluation_file(self, step: int) -> Path | None:
+        """The completions of an evaluation, where they were kept."""
+        path = self.path / "evals" / step_name(step, ".parquet")
+        return path if path.is_file() else None
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is a run directory, however young."""
+    return (path / "config.yaml").is_file()
+
+
+def read_run(path: Path, label: str | None = None) -> Run:
+    """Read one run; a run that is being written is read as far as it has come.
+
+    Raises:
+        RunDirError: a file is damaged; the message names it.
+    """
+    config = read_config(path / "config.yaml")
+    manifest = path / "manifest.json"
+    oracle = path / "oracle.json"
+    files = [(step, file) for step, file in step_paths(path / "evals") if file.suffix == ".json"]
+    return Run(
+        path=path,
+        label=label or str(config.get("name", path.name)),
+        config=config,
+        manifest=read_manifest(manifest) if manifest.exists() else {},
+        rows=read_metrics(path / "metrics.jsonl"),
+        evaluations={step: load_evaluation(file) for step, file in files},
+        oracle=_read_json(oracle) if oracle.exists() else None,
+    )
+
+
+def load_evaluation(path: Path) -> dict[str, Any]:
+    """
+    Raises:
+        RunDirError: the file cannot be read or is no evaluation.
+    """
+    try:
+        evaluation = read_evaluation(path)
+    except (OSError, ValueError) as error:
+        raise RunDirError(f"{path} cannot be read: {error}") from None
+    keys = ("num_samples", "problems", "pass@k")
+    missing = [key for key in keys if not isinstance(evaluation, dict) or key not in evaluation]
+    if missing:
+        raise RunDirError(f"{path} is no evaluation: it lacks {', '.join(missing)}; `rlsys eval` writes such files")
+    if not evaluation["problems"]:
+        raise RunDirError(f"{path} is an evaluation of no problem: leave it out")
+    return evaluation
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RunDirError(f"{path} cannot be read: {error}") from None
+    return content
