@@ -106,10 +106,18 @@ def read_all(streams: Sequence[RolloutStream]) -> Iterator[list[RolloutGroup]]:
     """What comes, from whichever engine, until no prompt waits; each prompt's group exactly once."""
     while active := [stream for stream in streams if stream.waiting]:
         patience = min(stream.seconds_left() for stream in active)
-        ready, _ = ray.wait([stream.parts for stream in active], timeout=patience)
+        ready = _wait([stream.parts for stream in active], patience)
         for stream in active:
             if any(stream.parts is parts for parts in ready):
                 if groups := stream.read():
                     yield groups
             elif not ready and stream.seconds_left() == 0.0:
                 stream.ask_again()
+
+
+def _wait(streams: Sequence[Any], timeout_seconds: float) -> list[Any]:
+    """Those of the streams that have something; what a signal handler raises meanwhile comes through."""
+    try:
+        return ray.wait(list(streams), timeout=timeout_seconds)[0]
+    except SystemError as error:  # Ray's own way of passing that on
+        raise error.__cause__ or error from None

@@ -23,7 +23,7 @@ from rlsys.rewards.self_rewards import SELF_REWARDS
 from rlsys.rundir.directory import RunDirectory
 from rlsys.rundir.metrics_file import read_metrics
 from rlsys.train import Parts, train
-from rlsys.types import TrainingBatch
+from rlsys.types import Prompt, TrainingBatch
 from rlsys.weights.sync import probe_gap, sync_and_verify
 from tests.e2e.breakable import RemoteBreakableRolloutActor
 
@@ -63,9 +63,18 @@ def running(write_config: Callable[[Path], Path], tmp_path_factory: pytest.TempP
 
 def run_steps(running: Running, path: Path, num_steps: int) -> list[dict[str, Any]]:
     config = running.config.model_copy(update={"num_steps": num_steps})
-    with RunDirectory.create(path, {}, {}) as run:
+    with RunDirectory.create(path, config.model_dump(mode="json"), {}) as run:
         train(running.parts, config, run, run.metrics, lambda: False)
     return read_metrics(path / "metrics.jsonl")
+
+
+def peek(running: Running, num_batches: int) -> list[Prompt]:
+    """The next prompts, which stay the next: what later tests train on does not depend on this."""
+    source = running.parts.prompts
+    state = source.state()
+    prompts = [prompt for _ in range(num_batches) for prompt in source.next_batch()]
+    source.restore(state)
+    return prompts
 
 
 def test_two_ranks_publish_to_two_engines(running: Running, tmp_path: Path) -> None:
@@ -105,7 +114,7 @@ def test_a_stream_of_groups_survives_the_loss_of_an_engine(running: Running) -> 
     """Killed at the first part: what it had not given is asked of the next engine, and no group comes twice."""
     engines = running.parts.engines
     sync_and_verify(running.parts.learner, engines, 7)
-    prompts = [prompt for _ in range(8) for prompt in running.parts.prompts.next_batch()]
+    prompts = peek(running, num_batches=8)
     sampling = replace(running.config.training_sampling(11), num_samples=32)
     num_restarts = engines.num_restarts
     streamed = []
@@ -123,7 +132,7 @@ def test_a_stream_of_groups_survives_the_loss_of_an_engine(running: Running) -> 
 
 def test_limits_go_to_the_engine_of_their_prompt(running: Running) -> None:
     """Seeds are the requests': what is cut earlier is the beginning of what is not."""
-    prompts, sampling = running.parts.prompts.next_batch(), running.config.training_sampling(9)
+    prompts, sampling = peek(running, num_batches=1), running.config.training_sampling(9)
     limits = [1 + index for index in range(len(prompts))]
     whole = running.parts.engines.generate(prompts, sampling).result(120)
     cut = running.parts.engines.generate(prompts, sampling, limits).result(120)
