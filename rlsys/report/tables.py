@@ -200,8 +200,8 @@ def noise_floor_text(arms: Sequence[Arm]) -> str | None:
             f"most {number(floor)} nats of KL; less than that is no result."
         )
     if any(arm.regime == "tempered" for arm in arms):
-        command = "`rlsys train ... regime.name=tempered regime.alpha=1`"
-        return f"No control is among these runs: {command} measures the noise floor."
+        command = "rlsys train CONFIG.yaml regime.name=tempered regime.alpha=1"
+        return f"No control is among these runs, which would measure the noise floor: {command}."
     return None
 
 

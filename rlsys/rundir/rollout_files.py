@@ -113,9 +113,7 @@ def _logprobs(name: str, arrays: Iterable[np.ndarray], num_tokens: np.ndarray) -
     return _token_column(arrays, np.float32)
 
 
-def _scored(
-    name: str, scores: Scores | None, sizes: Sequence[int], num_tokens: np.ndarray
-) -> pa.Array:
+def _scored(name: str, scores: Scores | None, sizes: Sequence[int], num_tokens: np.ndarray) -> pa.Array:
     if scores is None:
         return pa.nulls(len(num_tokens), _LOGPROBS)
     _check_nesting(name, scores, sizes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rlsys.evaluation.coverage import Estimate
@@ -9,7 +10,8 @@ from rlsys.report.arms import Arm
 from rlsys.report.figures.drawing import Trace
 
 ROW_PIXELS = 34
-ROWS_MARGIN = 132
+_NAME_PIXELS = 7.4  # of a character, with room for wide ones
+_NARROWEST, _WIDEST = 60, 240
 
 
 def dot(arm: Arm, row: str, what: str, estimate: Estimate, colour: str, marker: str, size: float = 11) -> Trace:
@@ -50,9 +52,10 @@ def way(arm: Arm, row: str, *points: Estimate | None) -> Trace:
     }
 
 
-def rows_layout(figure: dict[str, Any], num_rows: int) -> dict[str, Any]:
-    """One row a name, the first on top, as high as its rows need."""
+def rows_layout(figure: dict[str, Any], rows: Sequence[str]) -> dict[str, Any]:
+    """One row a name, the first on top, as high as its rows and as far from the edge as its names need."""
     names = {"type": "category", "autorange": "reversed", "tickfont": {"size": 12, "color": "@ink"}, "nticks": 0}
-    margin = {**figure["margin"], "l": ROWS_MARGIN}
-    height = 66 + ROW_PIXELS * max(1, num_rows)
+    longest = max(map(len, rows), default=0)
+    margin = {**figure["margin"], "l": round(min(max(12 + _NAME_PIXELS * longest, _NARROWEST), _WIDEST))}
+    height = 66 + ROW_PIXELS * max(1, len(rows))
     return {**figure, "height": height, "margin": margin, "yaxis": {**figure["yaxis"], **names}}

@@ -21,7 +21,7 @@ def headline_figures(arms: Sequence[Arm], k: int, fallback_base: dict[str, Any] 
 def _panel(arms: Sequence[Arm], k: int, fallback_base: dict[str, Any] | None) -> Figure:
     data: list[Trace] = []
     said: list[str] = []
-    num_rows = 0
+    rows: list[str] = []
     for arm in arms:
         pairs = [
             (base, last)
@@ -31,8 +31,8 @@ def _panel(arms: Sequence[Arm], k: int, fallback_base: dict[str, Any] | None) ->
         ]
         if not pairs:
             continue
-        num_rows += 1
         row = plain(arm.label)
+        rows.append(row)
         begin, end = (sum(pair[side].value for pair in pairs) / len(pairs) for side in (0, 1))
         data.append(way(arm, row, _point(begin), _point(end)))
         data += [dot(arm, row, "base", base, "@base", "circle-open", 9) for base, _ in pairs]
@@ -44,7 +44,7 @@ def _panel(arms: Sequence[Arm], k: int, fallback_base: dict[str, Any] | None) ->
         if k == 1
         else f"The same with {k} tries: a mark left of the base has lost problems that the base could solve."
     )
-    figure = rows_layout(layout(f"pass@{k}", "", x_axis={"range": [-0.03, 1.03]}), num_rows)
+    figure = rows_layout(layout(f"pass@{k}", "", x_axis={"range": [-0.03, 1.03]}), rows)
     return Figure(f"headline-pass-{k}", title, caption, "; ".join(said) + ".", data, figure)
 
 

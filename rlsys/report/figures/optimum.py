@@ -96,7 +96,7 @@ def _predicted(arms: Sequence[Arm], k: int) -> Figure:
                 dot(arm, name, "predicted optimum", optimum, f"@{arm.colour}", f"{symbol(arm.regime)}-open", 13)
             )
             data.append(dot(arm, name, "trained", trained, f"@{arm.colour}", symbol(arm.regime), 8))
-    figure = rows_layout(layout(f"pass@{k}", "", x_axis={"range": [-0.03, 1.03]}), len(rows))
+    figure = rows_layout(layout(f"pass@{k}", "", x_axis={"range": [-0.03, 1.03]}), rows)
     return Figure(
         f"optimum-pass-{k}",
         f"pass@{k}: predicted and trained",
