@@ -126,7 +126,7 @@ def test_the_last_override_wins(example: Path) -> None:
         ("rollout.group_sise=4", "unknown key 'rollout.group_sise'; did you mean 'group_size'?"),
         ("rolout.group_size=4", "unknown key 'rolout'; did you mean 'rollout'?"),
         ("algorithm.importance.kap=4", "unknown key 'algorithm.importance.kap'; did you mean 'cap'?"),
-        ("checkpoint.zzz=4", "unknown key 'checkpoint.zzz'; allowed: every_num_steps, keep_last"),
+        ("checkpoint.zzz=4", "unknown key 'checkpoint.zzz'; allowed: every_num_steps, keep_best, keep_last"),
         ("rollout.group_size=0", "rollout.group_size is 0: input should be greater than or equal to 1"),
         ("rollout.temperature=0", "rollout.temperature is 0: input should be greater than 0"),
         ("rollout.top_p=1.5", "rollout.top_p is 1.5: input should be less than or equal to 1"),

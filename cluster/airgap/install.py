@@ -105,7 +105,10 @@ def check_target(
 
 def check_relied_on(manifest: Manifest, ignores: bool) -> None:
     """The packages that the bundle left to the target are there, in versions that its wheels accept."""
-    from pip._vendor.packaging.specifiers import SpecifierSet
+    try:
+        from packaging.specifiers import SpecifierSet
+    except ImportError:  # what is always there
+        from pip._vendor.packaging.specifiers import SpecifierSet  # type: ignore[no-redef]
 
     troubles = []
     for name, needs in sorted(manifest["relies_on"].items()):

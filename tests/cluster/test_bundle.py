@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import csv
 import hashlib
-import importlib.util
 import json
 import os
 import shutil
 import stat
 import subprocess
 import sys
+import sysconfig
 import tomllib
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -467,10 +467,8 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("machine")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")], check=True, timeout=100)
     (site,) = (folder / "venv/lib").glob("python*/site-packages")
-    pip = importlib.util.find_spec("pip")
-    assert pip is not None
-    assert pip.origin is not None
-    (site / "pip").symlink_to(Path(pip.origin).parent)
+    own_site = sysconfig.get_path("purelib")  # asking importlib for pip would switch setuptools' distutils off
+    (site / "pip").symlink_to(Path(own_site) / "pip")
     with zipfile.ZipFile(make_wheel(folder, "tiny-c", "1.0+here")) as archive:
         archive.extractall(site)
     return folder / "venv/bin/python"

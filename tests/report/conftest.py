@@ -12,9 +12,12 @@ import pytest
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """Headless Chromium: the system's, else the one that `playwright install chromium` put in place."""
+    """Headless Chromium: the system's, else the one that `playwright install chromium` put in place.
+
+    For one module: as long as it lives an event loop runs in this thread, and no other test could have its own.
+    """
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="playwright is not installed (pip install playwright)"
     )
