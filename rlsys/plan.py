@@ -129,11 +129,12 @@ def _dynamic_sampling_lines(config: Config) -> list[str]:
 
 def _schedule_lines(config: Config) -> list[str]:
     evaluation, checkpoint = config.evaluation, config.checkpoint
+    best = " and the best" if checkpoint.keep_best else ""
     return [
         "schedule",
         f"  evaluation     every {evaluation.every_num_steps} steps: {evaluation.num_problems} problems x "
         f"{evaluation.num_samples} samples",
-        f"  checkpoint     every {checkpoint.every_num_steps} steps, the last {checkpoint.keep_last} are kept",
+        f"  checkpoint     every {checkpoint.every_num_steps} steps, the last {checkpoint.keep_last}{best} are kept",
         f"  off-policy     rollouts at most {config.rollout.max_offpolicy_steps} steps old",
     ]
 

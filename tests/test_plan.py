@@ -50,7 +50,7 @@ def test_numbers_by_hand() -> None:
         "",
         "schedule",
         "  evaluation     every 5 steps: 7 problems x 2 samples",
-        "  checkpoint     every 3 steps, the last 1 are kept",
+        "  checkpoint     every 3 steps, the last 1 and the best are kept",
         "  off-policy     rollouts at most 0 steps old",
         "",
         "placement",
