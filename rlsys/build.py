@@ -26,6 +26,7 @@ from rlsys.errors import ConfigError
 from rlsys.evaluation.optimum import OptimumGauge, OracleSettings, solve_problems, with_accuracies
 from rlsys.experience import Judges
 from rlsys.learner.deepspeed_learner import LearnerSettings
+from rlsys.model_folder import from_pretrained, whole_path
 from rlsys.objective import build_objective, loss_settings
 from rlsys.oracle.targets import TARGETS, Target
 from rlsys.rollout.vllm_engine import EngineSettings
@@ -79,7 +80,7 @@ def assemble(config: Config, prompts: PromptSets, actors: Actors, logs: Path | N
     learner = LearnerGroup(actors.learner, _learner_settings(config), logs, microbatch_tokens, *num_updates, deadlines)
     reference = None
     if actors.reference is not None:
-        settings = [_whole_path(config.model.reference_path), config.model.dtype]
+        settings = [whole_path(config.model.reference_path), config.model.dtype]
         reference = ReferencePool(actors.reference, settings, logs, microbatch_tokens, deadlines)
     grader = GraderPool(actors.grader, [config.reward, reward_folders()], logs, deadlines)
     learner.begin_joining()
@@ -112,7 +113,7 @@ def build_gauge(config: Config, prompts: PromptSets, parts: Parts) -> OptimumGau
         judges.reference,
         judges.grader,
         config.optimum_sampling(0),
-        OracleSettings(_whole_path(config.model.path), oracle.max_expansions, oracle.tolerance),
+        OracleSettings(whole_path(config.model.path), oracle.max_expansions, oracle.tolerance),
         config.deadlines.score,
     )
     if config.reward.is_plain_math:
@@ -130,7 +131,7 @@ def load_prompts(config: Config) -> PromptSets:
     from transformers import AutoTokenizer
 
     num_problems = config.evaluation.num_problems
-    tokenizer = _from_pretrained(AutoTokenizer, config.model.path)
+    tokenizer = _load_named(AutoTokenizer, config.model.path)
     prompts = load_prompt_sets(config.checked_data, tokenizer, num_problems)
     prompts.source(config.rollout.num_prompts_per_step, config.seed)  # whether they fill a batch
     if len(prompts.held_out) < num_problems:
@@ -146,11 +147,8 @@ def load_prompts(config: Config) -> PromptSets:
     return prompts
 
 
-def _from_pretrained(auto_class: Any, path: str) -> Any:
-    try:
-        return auto_class.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"model.path {path!r} does not load: {' '.join(str(error).split())}") from None
+def _load_named(auto_class: Any, path: str) -> Any:
+    return from_pretrained(auto_class, path, f"model.path {path!r}")
 
 
 def _check_lengths(config: Config, max_prompt_tokens: int) -> None:
@@ -158,7 +156,7 @@ def _check_lengths(config: Config, max_prompt_tokens: int) -> None:
 
     longest = max_prompt_tokens + config.rollout.max_completion_tokens
     sum_text = f"the longest prompt ({max_prompt_tokens} tokens) and rollout.max_completion_tokens"
-    positions = getattr(_from_pretrained(AutoConfig, config.model.path), "max_position_embeddings", None)
+    positions = getattr(_load_named(AutoConfig, config.model.path), "max_position_embeddings", None)
     if positions is not None and longest + 1 > positions:
         raise ConfigError(
             f"rollout.max_completion_tokens is {config.rollout.max_completion_tokens}: with {sum_text} a sequence has "
@@ -177,7 +175,7 @@ def _check_reference(config: Config) -> None:
 
     if config.model.reference in ("initial", "none"):
         return
-    sizes = [_from_pretrained(AutoConfig, path).vocab_size for path in (config.model.path, config.model.reference)]
+    sizes = [_load_named(AutoConfig, path).vocab_size for path in (config.model.path, config.model.reference)]
     if sizes[0] != sizes[1]:
         raise ConfigError(
             f"model.reference {config.model.reference!r} has a vocabulary of {sizes[1]} tokens, "
@@ -189,20 +187,14 @@ def _engine_settings(config: Config, max_prompt_tokens: int) -> EngineSettings:
     # One token more than any sequence: a probe of a whole sequence samples one token, which is dropped.
     max_model_len = max_prompt_tokens + config.rollout.max_completion_tokens + 1
     return EngineSettings(
-        _whole_path(config.model.path), config.model.dtype, config.seed, max_model_len, config.rollout.engine
+        whole_path(config.model.path), config.model.dtype, config.seed, max_model_len, config.rollout.engine
     )
-
-
-def _whole_path(model_path: str) -> str:
-    """A local folder by its whole path: actors on a cluster run elsewhere."""
-    path = Path(model_path)
-    return str(path.resolve()) if path.is_dir() else model_path
 
 
 def _learner_settings(config: Config) -> LearnerSettings:
     learner = config.learner
     return LearnerSettings(
-        model_path=_whole_path(config.model.path),
+        model_path=whole_path(config.model.path),
         dtype=config.model.dtype,
         seed=config.seed,
         loss=loss_settings(config),

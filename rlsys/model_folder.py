@@ -1,10 +1,14 @@
-"""Whether a model path can be a model, judged without loading anything."""
+"""Models by path: whether a path can be one, told without loading anything, and loading what it names."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rlsys.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rlsys.config.tree import ModelConfig
 
 
 def check_model_path(path: str, key: str = "model.path") -> None:
@@ -18,3 +22,32 @@ def check_model_path(path: str, key: str = "model.path") -> None:
     if looks_local and not (folder / "config.json").is_file():
         made_by = "; `rlsys world arithmetic` makes it" if "worlds/arithmetic" in path else ""
         raise ConfigError(f"{key} {path!r}: no model there (no config.json){made_by}")
+
+
+def check_models(model: ModelConfig) -> None:
+    """`check_model_path` of the policy, and of the frozen reference where there is one.
+
+    Raises:
+        ConfigError: one of them cannot be a model.
+    """
+    check_model_path(model.path)
+    if model.reference != "none":
+        check_model_path(model.reference_path, "model.reference")
+
+
+def whole_path(path: str) -> str:
+    """A local folder by its whole path: actors on a cluster run elsewhere."""
+    folder = Path(path)
+    return str(folder.resolve()) if folder.is_dir() else path
+
+
+def from_pretrained(auto_class: Any, path: str, named: str) -> Any:
+    """What one of transformers' automatic classes makes of `path`; `named` begins the message.
+
+    Raises:
+        ConfigError: it does not load.
+    """
+    try:
+        return auto_class.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{named} does not load: {' '.join(str(error).split())}") from None

@@ -20,13 +20,13 @@ from rlsys.actors.placement import plan_placement
 from rlsys.config import Config, advice
 from rlsys.errors import ActorLostError, ConfigError, RlsysError
 from rlsys.interrupts import Interrupts
-from rlsys.model_folder import check_model_path
+from rlsys.model_folder import check_models
 from rlsys.observe.alarms import Alarms
 from rlsys.observe.console import ConsoleSink
 from rlsys.observe.ray_metrics import RayMetricsSink
 from rlsys.observe.sinks import AlarmSink, Sinks
 from rlsys.ray_session import RaySession, find_resources, ray_session
-from rlsys.rundir.directory import RunDirectory, check_can_resume, check_can_start, latest_checkpoint
+from rlsys.rundir.directory import RunDirectory, check_can_resume, check_can_start, check_run_dir, latest_checkpoint
 from rlsys.rundir.manifest import collect_manifest
 
 if TYPE_CHECKING:
@@ -75,20 +75,12 @@ def run_training(config: Config, resume: bool, interrupts: Interrupts) -> int:
 
 
 def _check_before_start(config: Config, resume: bool) -> None:
-    if "://" in config.run_dir:
-        raise ConfigError(f"run_dir is {config.run_dir!r}: it must be a folder; copy the run to a URI afterwards")
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not Path(config.run_dir).is_absolute():
-        raise ConfigError(
-            f"run_dir is {config.run_dir!r}, but this is a submitted job, whose own folder vanishes: "
-            "give an absolute path on a disk that stays"
-        )
+    check_run_dir(config.run_dir)
     if resume:
         check_can_resume(config.path, config.model_dump(mode="json"))
     else:
         check_can_start(config.path)
-    check_model_path(config.model.path)
-    if config.model.reference != "none":
-        check_model_path(config.model.reference_path, "model.reference")
+    check_models(config.model)
     if "RAY_ADDRESS" not in os.environ:  # else the cluster is asked, once it is reached
         plan_placement(config.learner.num_ranks, config.rollout.num_engines, find_resources())
 

@@ -6,12 +6,11 @@ from statistics import median
 from typing import Any
 
 from rlsys.config import Config
+from rlsys.observe.alarms import raised_alarms
 from rlsys.observe.text import optimum_text
-from rlsys.rundir.evaluation_files import evaluation_paths, read_evaluation
+from rlsys.rundir.evaluation_files import estimate_text, evaluation_paths, read_evaluation
 from rlsys.rundir.metrics_file import read_metrics
 from rlsys.rundir.names import step_name
-
-_ALARM = "alarm/"
 
 
 def describe_run(config: Config, last_step: int) -> str:
@@ -44,12 +43,9 @@ def _distances(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _alarms(rows: list[dict[str, Any]]) -> list[str]:
-    names = sorted({key for row in rows for key in row if key.startswith(_ALARM)})
-    raised = {name: [row["step"] for row in rows if row.get(name)] for name in names}
     return [
-        f"alarm     {name.removeprefix(_ALARM)} in {len(steps)} steps, first in step {steps[0]}, last in {steps[-1]}"
-        for name, steps in raised.items()
-        if steps
+        f"alarm     {name} in {len(steps)} steps, first in step {steps[0]}, last in {steps[-1]}"
+        for name, steps in raised_alarms(rows).items()
     ]
 
 
@@ -72,8 +68,5 @@ def _shown(evaluation: dict[str, Any]) -> list[str]:
 
 def _comparison(k: str, base: dict[str, Any], last: dict[str, Any]) -> str:
     entries = [evaluation["pass@k"].get(k) for evaluation in (base, last)]
-    texts = [
-        f"{entry['value']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]" if entry else "not measured"
-        for entry in entries
-    ]
+    texts = [estimate_text(entry) if entry else "not measured" for entry in entries]
     return f"{f'pass@{k}':<8} base {texts[0]}  ->  trained {texts[1]}"

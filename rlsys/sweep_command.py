@@ -16,9 +16,10 @@ from pathlib import Path
 from rlsys.actors.placement import ClusterResources, plan_placement
 from rlsys.errors import ConfigError, RlsysError
 from rlsys.interrupts import Interrupted, Interrupts
-from rlsys.model_folder import check_model_path
+from rlsys.model_folder import check_models
 from rlsys.observe.text import duration
 from rlsys.ray_session import find_resources, ray_session
+from rlsys.rundir.directory import check_run_dir
 from rlsys.rundir.lock import WriterLock
 from rlsys.sweep.files import config_file, log_file, sweep_folder, write_runs, write_sweep
 from rlsys.sweep.grid import PlannedRun, expand, shown
@@ -220,18 +221,9 @@ def _needs(runs: Sequence[PlannedRun], resources: ClusterResources) -> list[Clus
 
 
 def _check_places(run: PlannedRun) -> None:
-    config = run.config
     try:
-        if "://" in config.run_dir:
-            raise ConfigError(f"run_dir is {config.run_dir!r}: it must be a folder; copy the runs to a URI afterwards")
-        if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not Path(config.run_dir).is_absolute():
-            raise ConfigError(
-                f"run_dir is {config.run_dir!r}, but this is a submitted job, whose own folder vanishes: "
-                "give an absolute path on a disk that stays"
-            )
-        check_model_path(config.model.path)
-        if config.model.reference != "none":
-            check_model_path(config.model.reference_path, "model.reference")
+        check_run_dir(run.config.run_dir)
+        check_models(run.config.model)
     except RlsysError as error:
         raise type(error)(f"run {run.name!r}: {error}") from None
 

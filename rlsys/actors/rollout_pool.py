@@ -50,11 +50,9 @@ class RolloutPool:
         self, prompts: Sequence[Prompt], sampling: Sampling, limits: Sequence[int] | None = None
     ) -> Future[list[RolloutGroup]]:
         """Share the prompts out in order, in equal parts; the groups come back in the prompts' order."""
-        bounds = np.linspace(0, len(prompts), len(self.members) + 1).round().astype(int)
         parts = [
-            _Part(self, index, prompts[start:end], sampling, None if limits is None else limits[start:end])
-            for index, (start, end) in enumerate(pairwise(bounds))
-            if start < end
+            _Part(self, index, prompts[share], sampling, None if limits is None else limits[share])
+            for index, share in self._shares(len(prompts))
         ]
         self._num_outstanding += 1
         return _PendingRollouts(self, parts)
@@ -67,11 +65,9 @@ class RolloutPool:
         Raises:
             DeadlineError, ActorLostError: an engine and those that replaced it were silent for so long, or died.
         """
-        bounds = np.linspace(0, len(prompts), len(self.members) + 1).round().astype(int)
         streams = [
-            RolloutStream(self, index, prompts[start:end], sampling, deadline_seconds)
-            for index, (start, end) in enumerate(pairwise(bounds))
-            if start < end
+            RolloutStream(self, index, prompts[share], sampling, deadline_seconds)
+            for index, share in self._shares(len(prompts))
         ]
         self._num_outstanding += 1
         try:
@@ -80,6 +76,11 @@ class RolloutPool:
             self._num_outstanding -= 1
             for stream in streams:
                 stream.close()
+
+    def _shares(self, num_prompts: int) -> Iterator[tuple[int, slice]]:
+        """Which engine gets which prompts: consecutive, in equal parts, none for nothing."""
+        bounds = np.linspace(0, num_prompts, len(self.members) + 1).round().astype(int).tolist()
+        return ((index, slice(start, end)) for index, (start, end) in enumerate(pairwise(bounds)) if start < end)
 
     def settle(self) -> None:
         """One request less that loads and probes queue behind."""

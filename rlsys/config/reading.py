@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -94,6 +94,15 @@ def set_key(tree: dict[str, Any], key: str, value: Any, where: str) -> None:
         if not isinstance(node, dict):
             raise ConfigError(f"{where}: {parent!r} is a value, not a section")
     node[leaf] = value
+
+
+def flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys, whichever way they were written: `{"regime": {"alpha": 2}}` is `{"regime.alpha": 2}`."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat |= flatten(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
+    return flat
 
 
 def _parse_value(text: str) -> Any:

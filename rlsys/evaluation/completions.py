@@ -14,15 +14,14 @@ import numpy as np
 
 from rlsys.algorithms.estimates import bootstrap_interval
 from rlsys.evaluation.coverage import Estimate, mean_estimate
+from rlsys.evaluation.resampling import NUM_RESAMPLES, draws
 from rlsys.observe.diagnostics import repeated_fractions
 from rlsys.types import RolloutGroup
 
 BaseLogprobs = Sequence[Sequence[np.ndarray]]
 """Log-probs under the base model [T], per completion, per problem."""
 
-_NUM_RESAMPLES = 2000
 _TAILS = (0.025, 0.975)
-_RESAMPLED_AT_ONCE = 1 << 22  # indices
 
 
 def completion_statistics(
@@ -69,19 +68,13 @@ def _negative_sums(logprobs: BaseLogprobs) -> np.ndarray:
 
 def _mean(parts: Sequence[np.ndarray], seed: int) -> Estimate:
     means = [float(part.mean()) for part in parts]
-    return Estimate(math.fsum(means) / len(means), *bootstrap_interval(means, seed=seed, num_resamples=_NUM_RESAMPLES))
+    return Estimate(math.fsum(means) / len(means), *bootstrap_interval(means, seed=seed, num_resamples=NUM_RESAMPLES))
 
 
 def _ratio(
     numerators: np.ndarray, denominators: np.ndarray, seed: int, scale: Callable[[float], float] = float
 ) -> Estimate:
     """Sum over problems by sum over problems, both drawn together; `scale` must not decrease."""
-    generator = np.random.default_rng(seed)
-    num_problems = len(numerators)
-    block = max(1, _RESAMPLED_AT_ONCE // num_problems)
-    ratios = []
-    for start in range(0, _NUM_RESAMPLES, block):
-        drawn = generator.integers(num_problems, size=(min(block, _NUM_RESAMPLES - start), num_problems))
-        ratios.append(numerators[drawn].sum(axis=1) / denominators[drawn].sum(axis=1))
+    ratios = [numerators[drawn].sum(axis=1) / denominators[drawn].sum(axis=1) for drawn in draws(len(numerators), seed)]
     low, high = np.quantile(np.concatenate(ratios), _TAILS).tolist()
     return Estimate(*(scale(value) for value in (float(numerators.sum() / denominators.sum()), low, high)))

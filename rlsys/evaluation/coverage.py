@@ -21,12 +21,11 @@ from rlsys.algorithms.estimates import (
     wilson_interval,
 )
 from rlsys.errors import ConfigError, DataError
+from rlsys.evaluation.resampling import NUM_RESAMPLES, draws
 
 Evaluation = Mapping[str, Any]
 """One evaluation as `rundir.evaluation_files` reads it."""
 
-_NUM_RESAMPLES = 2000
-_RESAMPLED_AT_ONCE = 1 << 22  # indices
 _ROUNDING = 1e-12
 
 
@@ -124,7 +123,7 @@ def paired_difference(trained: Evaluation, base: Evaluation, k: int, seed: int =
     values = _differences(trained, base, k)
     value = math.fsum(values) / len(values)
     if max(values) - min(values) > _ROUNDING:
-        return Estimate(value, *bootstrap_interval(values, seed=seed, num_resamples=_NUM_RESAMPLES))
+        return Estimate(value, *bootstrap_interval(values, seed=seed, num_resamples=NUM_RESAMPLES))
     # Alike on every problem seen: as in Wilson's interval for none of so many, some others may differ, by up to 1.
     unseen = wilson_interval(0, len(values)).high
     return Estimate(value, (1 - unseen) * value - unseen, (1 - unseen) * value + unseen)
@@ -156,7 +155,7 @@ def crossing_point(base: Evaluation, trained: Evaluation, seed: int = 0) -> Cros
         return None
     crossings = [found for lead in _resampled_means(leads, seed) if (found := _overtakes(lead)) is not None]
     low, high = np.quantile(crossings, [0.025, 0.975]).tolist() if crossings else (point, point)
-    return Crossing(point, low, high, len(crossings) / _NUM_RESAMPLES)
+    return Crossing(point, low, high, len(crossings) / NUM_RESAMPLES)
 
 
 def _overtakes(leads: np.ndarray) -> float | None:
@@ -172,12 +171,9 @@ def _overtakes(leads: np.ndarray) -> float | None:
 
 def _resampled_means(values: np.ndarray, seed: int) -> np.ndarray:
     """Means over problems of [K P] values, the problems drawn anew with replacement: [resamples K]."""
-    generator = np.random.default_rng(seed)
     num_problems = values.shape[1]
-    block = max(1, _RESAMPLED_AT_ONCE // num_problems)
     means = []
-    for start in range(0, _NUM_RESAMPLES, block):
-        drawn = generator.integers(num_problems, size=(min(block, _NUM_RESAMPLES - start), num_problems))
+    for drawn in draws(num_problems, seed):
         counts = np.stack([np.bincount(row, minlength=num_problems) for row in drawn])
         means.append(counts @ values.T / num_problems)
     return np.concatenate(means)

@@ -77,6 +77,15 @@ def _problem(group: RolloutGroup, verdicts: Sequence[Verdict]) -> dict[str, Any]
     }
 
 
+def vote(verdict: Verdict, index: int) -> tuple[str | int, bool]:
+    """What sample number `index` votes for, and whether that is right: equal votes are for one answer.
+
+    Without an answer, or with one that could not be decided on, it votes for nothing but itself.
+    """
+    is_named = verdict.answer is not None and verdict.label != "undecided"
+    return verdict.answer if is_named and verdict.answer is not None else index, verdict.label == "correct"
+
+
 def _answer_counts(verdicts: Sequence[Verdict]) -> list[list[Any]]:
     """How many samples gave each distinct answer, and whether it is right: `[[7, true], [5, false], [1, false]]`.
 
@@ -84,8 +93,7 @@ def _answer_counts(verdicts: Sequence[Verdict]) -> list[list[Any]]:
     """
     counts: dict[tuple[str | int, bool], int] = {}
     for index, verdict in enumerate(verdicts):
-        is_named = verdict.answer is not None and verdict.label != "undecided"
-        key = (verdict.answer if is_named and verdict.answer is not None else index, verdict.label == "correct")
+        key = vote(verdict, index)
         counts[key] = counts.get(key, 0) + 1
     return sorted(([count, right] for (_, right), count in counts.items()), reverse=True)
 

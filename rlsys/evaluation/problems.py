@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoTokenizer
 from rlsys.data.loading import PromptSets, left_out_lines, load_prompt_sets
 from rlsys.errors import ConfigError
 from rlsys.evaluation.subjects import ALL_PROBLEMS, Asked, Subject
+from rlsys.model_folder import from_pretrained
 from rlsys.types import Prompt
 
 
@@ -84,7 +85,7 @@ def load_problems(
         tokenizer_path = subject.model if subject.run is None else config.model.path
         key = f"{tokenizer_path} {config.checked_data} {config.evaluation.num_problems}"
         if key not in read:
-            tokenizer = _from_pretrained(AutoTokenizer, tokenizer_path)
+            tokenizer = from_pretrained(AutoTokenizer, tokenizer_path, repr(tokenizer_path))
             read[key] = load_prompt_sets(
                 config.checked_data, tokenizer, config.evaluation.num_problems, with_train=False
             )
@@ -104,7 +105,8 @@ def _check_number(asked: int, num_held_out: int) -> None:
 
 
 def _fit(subject: Subject, max_prompt_tokens: int, asked: Asked, say: Callable[[str], None]) -> Subject:
-    positions = getattr(_from_pretrained(AutoConfig, subject.model), "max_position_embeddings", None)
+    config = from_pretrained(AutoConfig, subject.model, repr(subject.model))
+    positions = getattr(config, "max_position_embeddings", None)
     limit = subject.config.rollout.max_completion_tokens
     room = limit if positions is None else positions - 1 - max_prompt_tokens
     if limit <= room:
@@ -118,10 +120,3 @@ def _fit(subject: Subject, max_prompt_tokens: int, asked: Asked, say: Callable[[
     say(f"{subject.label}: at most {room} completion tokens, which is what fits behind the longest prompt")
     rollout = subject.config.rollout.model_copy(update={"max_completion_tokens": room})
     return replace(subject, config=subject.config.model_copy(update={"rollout": rollout}))
-
-
-def _from_pretrained(auto_class: Any, path: str) -> Any:
-    try:
-        return auto_class.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path!r} does not load: {' '.join(str(error).split())}") from None

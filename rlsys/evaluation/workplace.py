@@ -26,6 +26,7 @@ from rlsys.actors.rollout_pool import RolloutPool
 from rlsys.actors.seats import Seats, reserve
 from rlsys.config import DeadlineConfig
 from rlsys.evaluation.subjects import Subject
+from rlsys.model_folder import whole_path
 from rlsys.rollout.vllm_engine import EngineSettings
 from rlsys.weights.object_store import publish_buckets
 from rlsys.weights.sync import verify_receipt
@@ -169,12 +170,6 @@ def read_weights(model: Path, dtype: torch.dtype) -> Iterator[tuple[str, torch.T
             for name in tensors.keys():  # noqa: SIM118  (it is no mapping)
                 tensor = tensors.get_tensor(name)
                 yield name, tensor.to(dtype) if tensor.is_floating_point() else tensor
-
-
-def whole_path(model: str) -> str:
-    """A local folder by its whole path: actors on a cluster run elsewhere."""
-    folder = Path(model)
-    return str(folder.resolve()) if folder.is_dir() else model
 
 
 def _architecture(model: str) -> Any:

@@ -25,10 +25,14 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from rlsys.observe.text import number
+
+PREFIX = "alarm/"
+"""Of the keys in which a row says what is raised."""
 
 NUM_START_ROWS = 5
 NUM_RECENT_ROWS = 10
@@ -166,3 +170,10 @@ class Alarms:
 
 def _change(series: _Series) -> str:
     return f"{number(series.start)} -> {number(series.recent)}"
+
+
+def raised_alarms(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
+    """The steps in which each alarm was raised, by its name without `alarm/`; none that never was."""
+    names = sorted({key for row in rows for key in row if key.startswith(PREFIX)})
+    steps = {name.removeprefix(PREFIX): [row["step"] for row in rows if row.get(name)] for name in names}
+    return {name: raised for name, raised in steps.items() if raised}

@@ -11,7 +11,7 @@ from typing import Any
 from rlsys.errors import RunDirError
 from rlsys.rundir.checkpoints import latest_checkpoint
 from rlsys.rundir.config_file import read_config
-from rlsys.rundir.evaluation_files import read_evaluation
+from rlsys.rundir.evaluation_files import evaluation_paths, read_evaluation
 from rlsys.rundir.manifest import read_manifest
 from rlsys.rundir.metrics_file import read_metrics
 from rlsys.rundir.names import step_name, step_paths
@@ -123,7 +123,7 @@ def read_run(path: Path, label: str | None = None) -> Run:
     config = read_config(path / "config.yaml")
     manifest = path / "manifest.json"
     oracle = path / "oracle.json"
-    files = [(step, file) for step, file in step_paths(path / "evals") if file.suffix == ".json"]
+    files = evaluation_paths(path / "evals")
     return Run(
         path=path,
         label=label or str(config.get("name", path.name)),

@@ -8,6 +8,7 @@ from typing import Any
 
 from rlsys.algorithms.estimates import t_interval
 from rlsys.evaluation.coverage import Estimate
+from rlsys.observe.alarms import PREFIX, raised_alarms
 from rlsys.observe.text import number
 from rlsys.report.arms import Arm, settings_text
 from rlsys.report.figures.optimum import control_kl
@@ -130,15 +131,11 @@ class RaisedAlarm:
 
 def alarms_of(run: Run) -> list[RaisedAlarm]:
     """Those that were raised, the earliest first."""
-    names = sorted({key for row in run.rows for key in row if key.startswith("alarm/")})
     raised = []
-    for name in names:
-        steps = [row["step"] for row in run.rows if row.get(name)]
-        if steps:
-            stands = bool(run.newest(name))
-            meaning = ALARM_MEANINGS.get(name, "")
-            plain = name.removeprefix("alarm/").replace("_", " ")
-            raised.append(RaisedAlarm(run, plain, meaning, len(steps), steps[0], steps[-1], stands))
+    for name, steps in raised_alarms(run.rows).items():
+        key = PREFIX + name
+        meaning, stands = ALARM_MEANINGS.get(key, ""), bool(run.newest(key))
+        raised.append(RaisedAlarm(run, name.replace("_", " "), meaning, len(steps), steps[0], steps[-1], stands))
     return sorted(raised, key=lambda alarm: alarm.first)
 
 

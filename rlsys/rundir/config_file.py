@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from rlsys.config.reading import flatten
 from rlsys.errors import RunDirError
 from rlsys.rundir.atomic import write_bytes
 
@@ -40,7 +41,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def changed_keys(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Dotted key -> (stored value, asked value) wherever two nested dicts differ: `{"learner.lr": (1e-4, 1e-3)}`."""
-    left, right = _flatten(_plain(stored)), _flatten(_plain(asked))
+    left, right = flatten(_plain(stored)), flatten(_plain(asked))
     keys = [*left, *(key for key in right if key not in left)]
     pairs = {key: (left.get(key, _ABSENT), right.get(key, _ABSENT)) for key in keys}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
@@ -75,12 +76,3 @@ def _plain(value: Any) -> Any:
             return str(value)
         case _:
             return value
-
-
-def _flatten(nested: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(nested, dict) or not nested:
-        return {prefix: nested} if prefix else {}
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        flat |= _flatten(value, f"{prefix}.{key}" if prefix else key)
-    return flat

@@ -8,6 +8,7 @@ then the checkpoint. So a checkpoint never knows of more than the other files do
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from rlsys.errors import RunDirError
+from rlsys.errors import ConfigError, RunDirError
 from rlsys.rundir import checkpoints
 from rlsys.rundir import manifest as manifests
 from rlsys.rundir.atomic import clear_when_full, remove, sync_tree, write_bytes, write_json
@@ -160,10 +161,11 @@ class RunDirectory:
     ) -> Iterator[Path]:
         """A temporary folder that becomes the checkpoint of `step`; see `checkpoints.checkpoint_writer`.
 
-        What the steps before it wrote is made to survive a power cut first: rows and rollouts are not synced one by
-        one. A `model/` gets its card. With `keep_best` the checkpoint that did best on the held-out problems stays.
+        What the steps before it wrote is made to survive a power cut first: rows and completions are not synced one
+        by one. A `model/` gets its card. With `keep_best` the checkpoint that did best on the held-out problems stays.
         """
-        sync_tree(self.path / _ROLLOUTS)
+        for folder in (self.path / _ROLLOUTS, self.path / _EVALS):
+            sync_tree(folder)
         self.metrics.sync()
         folder = self.path / _CHECKPOINTS
         candidates = [step, *(checkpoint.step for checkpoint in checkpoints.list_checkpoints(folder))]
@@ -209,6 +211,21 @@ def holds_run(path: Path) -> bool:
 def latest_checkpoint(path: Path) -> Checkpoint | None:
     """The newest complete checkpoint of the run in `path`."""
     return checkpoints.latest_checkpoint(path / _CHECKPOINTS)
+
+
+def check_run_dir(run_dir: str) -> None:
+    """Whether runs may be written there.
+
+    Raises:
+        ConfigError: it is a URI, or would vanish with the submitted job that this is.
+    """
+    if "://" in run_dir:
+        raise ConfigError(f"run_dir is {run_dir!r}: it must be a folder; copy the run to a URI afterwards")
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not Path(run_dir).is_absolute():
+        raise ConfigError(
+            f"run_dir is {run_dir!r}, but this is a submitted job, whose own folder vanishes: "
+            "give an absolute path on a disk that stays"
+        )
 
 
 def check_can_resume(path: Path, config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

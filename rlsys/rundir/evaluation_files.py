@@ -66,6 +66,11 @@ def evaluation_paths(folder: Path) -> list[tuple[int, Path]]:
     return [(step, path) for step, path in step_paths(folder) if path.suffix == ".json"]
 
 
+def estimate_text(estimate: Mapping[str, float]) -> str:
+    """`0.388 [0.357, 0.417]`."""
+    return f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
+
+
 def read_evaluation(path: Path) -> dict[str, Any]:
     """One evaluation as `write_evaluation` wrote it."""
     evaluation: dict[str, Any] = json.loads(path.read_text())

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlsys.rundir.best import accuracy
+from rlsys.rundir.evaluation_files import estimate_text
 
 _REWARDS = {
     "task": "1 if the answer is right, else 0",
@@ -110,8 +111,8 @@ def _results(config: Mapping[str, Any], step: int, evaluations: Mapping[int, Map
     own, base = evaluations[step], evaluations.get(0)
     rows = ["| | base | this model |", "|---|---|---|"]
     for k, estimate in own["pass@k"].items():
-        before = "" if base is None or k not in base["pass@k"] else _estimate(base["pass@k"][k])
-        rows.append(f"| pass@{k} | {before} | {_estimate(estimate)} |")
+        before = "" if base is None or k not in base["pass@k"] else estimate_text(base["pass@k"][k])
+        rows.append(f"| pass@{k} | {before} | {estimate_text(estimate)} |")
     about = (
         f"On {len(own['problems'])} held-out problems (`{_text(config['data']['eval'])}`), {own['num_samples']} "
         f"samples each at temperature 1, at most {config['rollout']['max_completion_tokens']} new tokens; 95 % "
@@ -158,10 +159,6 @@ def _commands(config: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
     folder = config["name"]
     commands = f"rlsys train {folder}/config.yaml name={folder}-again\nrlsys eval {folder}"
     return f"The run's folder, `{folder}/`, holds everything{commit}:\n\n```\n{commands}\n```"
-
-
-def _estimate(estimate: Mapping[str, float]) -> str:
-    return f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
 
 
 def _text(source: Any) -> str:

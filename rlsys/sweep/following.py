@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-_ALARM = "alarm/"
+from rlsys.observe.alarms import PREFIX
+
 _PASS_AT_1, _KL = "eval/pass@1", "policy/kl_to_reference"
 
 
@@ -53,6 +54,6 @@ class Follower:
             if self.step == 0:
                 self.base_pass_at_1 = self.pass_at_1
         self.kl = row.get(_KL, self.kl)
-        if any(key.startswith(_ALARM) for key in row):
-            self.alarms = tuple(key.removeprefix(_ALARM) for key in row if key.startswith(_ALARM) and row[key])
+        if any(key.startswith(PREFIX) for key in row):
+            self.alarms = tuple(key.removeprefix(PREFIX) for key in row if key.startswith(PREFIX) and row[key])
         return self.step

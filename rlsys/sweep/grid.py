@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from rlsys.config import Config
-from rlsys.config.reading import read_yaml, set_key, validate_config
+from rlsys.config.reading import flatten, read_yaml, set_key, validate_config
 from rlsys.errors import ConfigError
-from rlsys.sweep.spec import Assignments, SweepSpec, flatten
+from rlsys.sweep.spec import Assignments, SweepSpec
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")

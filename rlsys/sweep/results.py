@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from rlsys.observe.alarms import raised_alarms
 from rlsys.observe.text import number
-from rlsys.rundir.evaluation_files import read_evaluation
+from rlsys.rundir.evaluation_files import estimate_text, evaluation_paths, read_evaluation
 from rlsys.rundir.metrics_file import read_metrics
-from rlsys.rundir.names import step_paths
 from rlsys.sweep.grid import PlannedRun
 from rlsys.sweep.schedule import Job
 
-_ALARM, _KL = "alarm/", "policy/kl_to_reference"
+_KL = "policy/kl_to_reference"
 
 Line = tuple[str, ...]
 
@@ -35,7 +35,7 @@ def results_table(jobs: Sequence[Job]) -> str:
 
 def _evaluations(run: PlannedRun) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """The first and the last that are there."""
-    files = [file for _, file in step_paths(run.path / "evals") if file.suffix == ".json"]
+    files = [file for _, file in evaluation_paths(run.path / "evals")]
     return (read_evaluation(files[0]), read_evaluation(files[-1])) if files else None
 
 
@@ -43,8 +43,7 @@ def _line(run: PlannedRun, base: dict[str, Any], last: dict[str, Any]) -> Line:
     rows = read_metrics(run.path / "metrics.jsonl")
     step = rows[-1]["step"] if rows else 0
     kl = next((row[_KL] for row in reversed(rows) if _KL in row), None)
-    raised = sorted({key for row in rows for key in row if key.startswith(_ALARM) and row[key]})
-    alarms = [f"{key.removeprefix(_ALARM)} ({sum(bool(row.get(key)) for row in rows)})" for key in raised]
+    alarms = [f"{name} ({len(steps)})" for name, steps in raised_alarms(rows).items()]
     return (
         run.name,
         f"{step}/{run.config.num_steps}",
@@ -60,4 +59,4 @@ def _largest_k(evaluation: dict[str, Any]) -> str:
 
 def _estimate(evaluation: dict[str, Any], k: str) -> str:
     found = evaluation["pass@k"].get(k)
-    return "-" if found is None else f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+    return "-" if found is None else estimate_text(found)

@@ -24,7 +24,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from rlsys.config import describe_validation_error
-from rlsys.config.reading import parse_override, read_yaml
+from rlsys.config.reading import flatten, parse_override, read_yaml
 from rlsys.config.section import Section
 from rlsys.errors import ConfigError
 
@@ -72,15 +72,6 @@ class SweepSpec(Section):
         if not self.runs:
             raise ValueError("runs is []: leave it out for the base configuration alone, or list what to run")
         return self
-
-
-def flatten(tree: Mapping[Any, Any], prefix: str = "") -> Assignments:
-    """Dotted keys, whichever way they were written: `{"regime": {"alpha": 2}}` is `{"regime.alpha": 2}`."""
-    flat: Assignments = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        flat |= flatten(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
-    return flat
 
 
 def is_sweep(file: Path) -> bool:

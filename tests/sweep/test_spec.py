@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from rlsys.config.reading import flatten
 from rlsys.errors import ConfigError
-from rlsys.sweep.spec import flatten, is_sweep, load_spec
+from rlsys.sweep.spec import is_sweep, load_spec
 from tests.sweep.conftest import MakeSweep
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rlsys.evaluation.evaluate import vote
 from rlsys.types import Verdict
 
 
@@ -22,13 +23,8 @@ def majority(verdicts: Sequence[Verdict], generator: np.random.Generator) -> int
     counts of an evaluation: over many draws of k completions the chance of a right answer is maj@k
     (`algorithms.estimates.maj_at_k`).
     """
-    answers = [_vote(verdict, index) for index, verdict in enumerate(verdicts)]
+    answers = [vote(verdict, index) for index, verdict in enumerate(verdicts)]
     counts = Counter(answers)
     most = max(counts.values())
     leaders = [answer for answer, count in counts.items() if count == most]
     return answers.index(leaders[int(generator.integers(len(leaders)))])
-
-
-def _vote(verdict: Verdict, index: int) -> tuple[str | int, bool]:
-    is_named = verdict.answer is not None and verdict.label != "undecided"
-    return verdict.answer if is_named and verdict.answer is not None else index, verdict.label == "correct"
