@@ -12,7 +12,7 @@ COMPARISON_RUNS := $(addprefix runs/arithmetic-,comparison task sharpening tempe
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup local test test-slow check fmt submit bundle lock clean redo
+.PHONY: help setup local test test-slow test-gpu bench-gpu check fmt submit bundle lock clean redo
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -41,6 +41,12 @@ test: $(READY)  ## run the tests (ARGS="-k name" goes to pytest)
 
 test-slow: $(READY)  ## run the tests that take minutes
 	$(BIN)/pytest -m 'slow and not gpu' $(ARGS)
+
+test-gpu: $(READY)  ## run the tests that need a CUDA device (ARGS=--rehearse: on the CPU, to try the tests)
+	$(BIN)/pytest -m gpu $(ARGS)
+
+bench-gpu: $(READY)  ## measure runs of two 3B models on one GPU, a table last (ARGS=--tiny rehearses; experiments/gpu)
+	$(BIN)/python -m experiments.gpu.bench --out runs/bench-gpu $(ARGS)
 
 check: $(READY)  ## format, lint, types, import layers; changes nothing
 	$(BIN)/ruff format --check .

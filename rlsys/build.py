@@ -6,19 +6,20 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ray.util.placement_group import remove_placement_group
 
 from rlsys.actors.grader_actor import RemoteGraderActor
 from rlsys.actors.learner_actor import RemoteLearnerActor
 from rlsys.actors.learner_group import LearnerGroup
-from rlsys.actors.placement import ClusterResources, plan_placement
+from rlsys.actors.placement import ClusterResources, PlacementPlan, place, transfer_name
 from rlsys.actors.reference_actor import RemoteReferenceActor
 from rlsys.actors.reward_pools import GraderPool, ReferencePool
 from rlsys.actors.rollout_actor import RemoteRolloutActor
 from rlsys.actors.rollout_pool import RolloutPool
 from rlsys.actors.seats import Seats, reserve
+from rlsys.actors.turns import ReferenceInTurn, take_turns
 from rlsys.config import Config
 from rlsys.data.loading import PromptSets, load_prompt_sets
 from rlsys.data.prompts import spread
@@ -29,8 +30,10 @@ from rlsys.learner.deepspeed_learner import LearnerSettings
 from rlsys.model_folder import from_pretrained, whole_path
 from rlsys.objective import build_objective, loss_settings
 from rlsys.oracle.targets import TARGETS, Target
+from rlsys.protocols import Learner, RolloutEngine, Scorer
 from rlsys.rollout.vllm_engine import EngineSettings
 from rlsys.train import Parts
+from rlsys.weights.transfer import TransferName, TransferSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,7 @@ class Actors:
     engine: Seats
     reference: Seats | None
     grader: Seats
+    placement: PlacementPlan
 
 
 @contextmanager
@@ -50,7 +54,7 @@ def launch(config: Config, resources: ClusterResources) -> Iterator[Actors]:
     Raises:
         ConfigError: the cluster has no room.
     """
-    placement = plan_placement(config.learner.num_ranks, config.rollout.num_engines, resources)
+    placement = place(config, resources)
     with ExitStack() as stack:
         group = reserve(placement, config.deadlines.start)
         stack.callback(remove_placement_group, group)
@@ -64,7 +68,7 @@ def launch(config: Config, resources: ClusterResources) -> Iterator[Actors]:
         learner = seats("learner", RemoteLearnerActor)
         has_reference = config.model.reference != "none"
         reference = seats("reference", RemoteReferenceActor) if has_reference else None
-        yield Actors(learner, engine, reference, seats("grader", RemoteGraderActor))
+        yield Actors(learner, engine, reference, seats("grader", RemoteGraderActor), placement)
 
 
 def assemble(config: Config, prompts: PromptSets, actors: Actors, logs: Path | None) -> Parts:
@@ -74,26 +78,47 @@ def assemble(config: Config, prompts: PromptSets, actors: Actors, logs: Path | N
         RlsysError: an actor did not start.
     """
     deadlines, microbatch_tokens = config.deadlines, config.learner.microbatch_tokens
-    engines = RolloutPool(actors.engine, _engine_settings(config, prompts.max_tokens), logs, deadlines)
-    algorithm = config.algorithm
+    algorithm, transfer = config.algorithm, transfer_name(config, actors.placement)
     num_updates = algorithm.num_minibatches, algorithm.num_epochs
-    learner = LearnerGroup(actors.learner, _learner_settings(config), logs, microbatch_tokens, *num_updates, deadlines)
+    learner_settings = _learner_settings(config, transfer)
+    learner = LearnerGroup(actors.learner, learner_settings, logs, microbatch_tokens, *num_updates, deadlines)
     reference = None
     if actors.reference is not None:
         settings = [whole_path(config.model.reference_path), config.model.dtype]
         reference = ReferencePool(actors.reference, settings, logs, microbatch_tokens, deadlines)
     grader = GraderPool(actors.grader, [config.reward, reward_folders()], logs, deadlines)
+
+    def start_engines() -> RolloutPool:
+        settings = _engine_settings(config, prompts.max_tokens)
+        return RolloutPool(actors.engine, settings, logs, deadlines, republish=learner.publish)
+
+    engines = None if config.rollout.colocated else start_engines()
     learner.begin_joining()
-    for part in (learner, reference, grader, engines):
+    for part in (learner, reference, grader):
         if part is not None:
             part.wait_until_ready()
+    if engines is None:  # an engine takes of a shared device what it finds free, so the others come first
+        learner.rest()
+        engines = start_engines()
+    engines.wait_until_ready()
+    parts = _Acting(engines, learner, reference)
+    if config.rollout.colocated:
+        parts = _Acting(*take_turns(engines, learner, reference))
     return Parts(
         prompts=prompts.source(config.rollout.num_prompts_per_step, config.seed),
         evaluation_prompts=prompts.evaluation,
-        engines=engines,
-        learner=learner,
-        judges=Judges(grader, reference, learner, build_objective(config), deadlines.score),
+        engines=parts.engines,
+        learner=parts.learner,
+        judges=Judges(grader, parts.reference, parts.learner, build_objective(config), deadlines.score),
     )
+
+
+class _Acting(NamedTuple):
+    """What works on devices."""
+
+    engines: RolloutEngine
+    learner: Learner
+    reference: Scorer | None
 
 
 def build_gauge(config: Config, prompts: PromptSets, parts: Parts) -> OptimumGauge | None:
@@ -106,7 +131,7 @@ def build_gauge(config: Config, prompts: PromptSets, parts: Parts) -> OptimumGau
         return None
     regime, judges, oracle = config.regime, parts.judges, config.oracle
     [name] = [name for name in TARGETS if name == regime.name]
-    assert isinstance(judges.reference, ReferencePool)
+    assert isinstance(judges.reference, ReferencePool | ReferenceInTurn)
     problems = solve_problems(
         spread(prompts.held_out, oracle.num_problems),
         Target(name, regime.alpha, regime.kl_coef, regime.reduction, regime.length_power),
@@ -186,12 +211,13 @@ def _check_reference(config: Config) -> None:
 def _engine_settings(config: Config, max_prompt_tokens: int) -> EngineSettings:
     # One token more than any sequence: a probe of a whole sequence samples one token, which is dropped.
     max_model_len = max_prompt_tokens + config.rollout.max_completion_tokens + 1
+    model, rollout = config.model, config.rollout
     return EngineSettings(
-        whole_path(config.model.path), config.model.dtype, config.seed, max_model_len, config.rollout.engine
+        whole_path(model.path), model.dtype, config.seed, max_model_len, rollout.engine, rollout.colocated
     )
 
 
-def _learner_settings(config: Config) -> LearnerSettings:
+def _learner_settings(config: Config, transfer: TransferName) -> LearnerSettings:
     learner = config.learner
     return LearnerSettings(
         model_path=whole_path(config.model.path),
@@ -206,7 +232,9 @@ def _learner_settings(config: Config) -> LearnerSettings:
         warmup_steps=learner.warmup_steps,
         decay_steps=learner.decay_steps,
         zero_stage=learner.zero_stage,
-        bucket_bytes=config.sync.bucket_mib << 20,
+        transfer=TransferSettings(
+            transfer, config.sync.bucket_mib << 20, config.rollout.num_engines, config.deadlines.sync
+        ),
         deepspeed=learner.deepspeed,
     )
 

@@ -8,12 +8,13 @@ cannot be known without the device (CUDA contexts, NCCL, CUDA graphs) is assumed
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from rlsys.algorithms.logprobs import CHUNK_ELEMENTS
 from rlsys.architecture import Architecture
 from rlsys.config import Config
+from rlsys.rollout.vllm_engine import SHARED_GPU_UTILIZATION
 from rlsys.scoring import LOGITS_PER_CHUNK
 
 GIB = 1 << 30
@@ -28,6 +29,7 @@ GRAPH_BYTES = 1 * GIB
 LIBRARY_BYTES = round(0.75 * GIB)
 """Assumed: what a process without a GPU holds before it has a model (imports of torch, vLLM, DeepSpeed, Ray)."""
 
+_ENGINE_CONTEXT = "CUDA and its graphs, assumed"
 _BUCKET_ELEMENTS = 500_000_000  # DeepSpeed's reduce_bucket_size
 _LIVE_ELEMENTS = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters, and its sub_group_size
 _BATCHED_TOKENS = 2048  # vLLM's max_num_batched_tokens, where nothing is set
@@ -43,6 +45,8 @@ class Part:
     name: str
     num_bytes: int
     phase: str = ""
+    rests: bool = False
+    """Away in host memory while engines on the same device sample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,7 @@ def learner_parts(config: Config, model: Architecture, on_gpu: bool) -> list[Par
         Part(
             f"optimizer: {'master weights and ' if master else ''}moments, float32{share if is_cut else ''}",
             (master + 8) * _over(size, ranks if is_cut else 1),
+            rests=True,
         ),
         *_gradient_parts(config, size, accumulated, on_gpu),
         Part("activations", config.learner.microbatch_tokens * activation_bytes_per_token(model, width), "backward"),
@@ -128,8 +133,9 @@ def engine_holding(config: Config, model: Architecture, max_prompt_tokens: int, 
         kv = int(extra.get("kv_cache_memory_bytes") or _CPU_KV_BYTES)
     else:
         parts.append(Part("activations and sampling", working))
-        parts.append(Part("CUDA and its graphs, assumed", CONTEXT_BYTES + GRAPH_BYTES))
-        budget = round(float(extra.get("gpu_memory_utilization", _UTILIZATION)) * gpu_bytes)
+        parts.append(Part(_ENGINE_CONTEXT, CONTEXT_BYTES + GRAPH_BYTES))
+        share = SHARED_GPU_UTILIZATION if config.rollout.colocated else _UTILIZATION
+        budget = round(float(extra.get("gpu_memory_utilization", share)) * gpu_bytes)
         kv = int(extra.get("kv_cache_memory_bytes") or budget - sum(part.num_bytes for part in parts))
     parts.append(Part("KV cache", max(0, kv)))
     longest = max_prompt_tokens + config.rollout.max_completion_tokens + 1
@@ -141,6 +147,28 @@ def engine_holding(config: Config, model: Architecture, max_prompt_tokens: int, 
         kv_bytes_per_token=per_token,
         num_sequences_that_fit=max(0, kv) // (per_token * -(-longest // _KV_BLOCK) * _KV_BLOCK),
         num_sequences_asked=min(num_seqs, prompts * config.rollout.group_size),
+    )
+
+
+def shared_device(rank: Sequence[Part], reference: Sequence[Part], engine: Holding) -> Holding:
+    """A GPU that a learner rank, its reference and an engine share in turns (`actors.turns`).
+
+    While the engine samples, the optimizer rests in host memory; while the learner works, the engine sleeps and keeps
+    what vLLM does not give back.
+    """
+    phases = Holding(tuple(rank)).phases
+    resting = [part for part in rank if part.rests]
+    asleep = [part for part in engine.parts if part.name == _ENGINE_CONTEXT]
+    awake = [part for part in engine.parts if part.name != _ENGINE_CONTEXT]
+    return Holding(
+        (
+            *(part for part in rank if not part.rests and not part.phase),
+            *reference,
+            *(replace(part, name=f"engine: {part.name}") for part in asleep),
+            *(replace(part, name=f"engine: {part.name}", phase="sampling") for part in awake),
+            *(replace(part, phase=phase) for phase in phases for part in resting),
+            *(part for part in rank if part.phase),
+        )
     )
 
 
@@ -205,12 +233,14 @@ def _gradient_parts(config: Config, size: int, accumulated: int, on_gpu: bool) -
 
 
 def _step_bytes(config: Config, size: int, accumulated: int) -> int:
-    """AdamW's square roots, and the float32 gradients where they are not float32 already."""
+    """The float32 gradients, where they are not float32 already; the fused AdamW needs nothing besides."""
+    if accumulated == 4:
+        return 0
     stage, ranks = config.learner.zero_stage, config.learner.num_ranks
     own = _over(size, ranks if stage else 1)
     if stage == 3:
         own = min(own, _LIVE_ELEMENTS)
-    return 4 * own * (1 if accumulated == 4 else 2)
+    return 4 * own
 
 
 def _over(size: int, ranks: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlsys.actors.placement import PlacementPlan
+from rlsys.actors.placement import PlacementPlan, transfer_name
 from rlsys.config import Config
 from rlsys.memory import GIB, EngineHolding, Holding
 
@@ -43,7 +43,7 @@ def plan_sections(
         _batch_lines(config, num_train_prompts, max_prompt_tokens),
         _schedule_lines(config),
         *([["data", *(f"  {line}" for line in data_lines)]] if data_lines else []),
-        _placement_lines(placement),
+        _placement_lines(config, placement),
     ]
 
 
@@ -65,7 +65,6 @@ def describe_holding(title: str, holding: Holding, available_bytes: int) -> list
 
 def describe_engine(title: str, engine: EngineHolding, available_bytes: int, max_model_tokens: int) -> list[str]:
     """An engine's device, and how many sequences of full length its cache holds."""
-    fits, asked = engine.num_sequences_that_fit, engine.num_sequences_asked
     lines = describe_holding(title, engine.holding, available_bytes)
     of = f"of {available_bytes / GIB:.1f}"
     if engine.kv_bytes <= 0:
@@ -75,12 +74,19 @@ def describe_engine(title: str, engine: EngineHolding, available_bytes: int, max
         return lines
     if engine.holding.peak_bytes <= available_bytes:  # the cache is made as large as vLLM may have it
         lines[-1] = f"{_amount('= at most', engine.holding.peak_bytes)}  {of}: fits"
+    return [*lines, describe_cache(engine, max_model_tokens)]
+
+
+def describe_cache(engine: EngineHolding, max_model_tokens: int) -> str:
+    """How many sequences of full length an engine's cache holds, of those that a step asks for."""
+    if engine.kv_bytes <= 0:
+        return "    the engine DOES NOT FIT into its share: nothing is left for a KV cache"
+    fits, asked = engine.num_sequences_that_fit, engine.num_sequences_asked
     enough = "all at once" if fits >= asked else "the others wait their turn" if fits else "NOT ONE FITS"
-    lines.append(
+    return (
         f"    {engine.kv_bytes_per_token / 1024:g} KiB a token: {fits} sequences of {max_model_tokens:,} tokens at a "
         f"time; {asked} are asked for: {enough}"
     )
-    return lines
 
 
 def verdict(peak_bytes: int, available_bytes: int) -> str:
@@ -139,7 +145,7 @@ def _schedule_lines(config: Config) -> list[str]:
     ]
 
 
-def _placement_lines(placement: PlacementPlan) -> list[str]:
+def _placement_lines(config: Config, placement: PlacementPlan) -> list[str]:
     lines = ["placement"]
     for number, bundle in enumerate(placement.bundles):
         held = " + ".join(f"{amount:g} {name}" for name, amount in bundle.items())
@@ -148,7 +154,8 @@ def _placement_lines(placement: PlacementPlan) -> list[str]:
             f"{slot.kind} {slot.index} ({_share(slot.num_gpus)}{slot.num_threads} threads)" for slot in slots
         )
         lines.append(f"  bundle {number}       {held}: {members}")
-    return lines
+    turns = "; learner and engines take turns" if config.rollout.colocated else ""
+    return [*lines, f"  weights        by {transfer_name(config, placement)}{turns}"]
 
 
 def _share(num_gpus: float) -> str:

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 import psutil
 from pydantic import Field, ValidationError
 
-from rlsys.actors.placement import ClusterResources, plan_placement
+from rlsys.actors.placement import ClusterResources, place
 from rlsys.architecture import FOLDER, Architecture, find_architecture, read_architecture
 from rlsys.config import Config, advice, describe_validation_error, load_config
 from rlsys.config.reading import read_yaml
 from rlsys.config.section import Section
 from rlsys.errors import ConfigError
 from rlsys.hub_access import hub_answers, is_cached, is_hub_id
-from rlsys.memory import GIB, Holding, engine_holding, learner_parts, reference_parts
+from rlsys.memory import GIB, Holding, engine_holding, learner_parts, reference_parts, shared_device
 from rlsys.model_folder import check_model_path
-from rlsys.plan import describe_engine, describe_holding, join_sections, plan_sections
+from rlsys.plan import describe_cache, describe_engine, describe_holding, join_sections, plan_sections
 from rlsys.ray_session import find_resources
 from rlsys.sweep.grid import PlannedRun, expand
 from rlsys.sweep.spec import is_sweep, load_spec
@@ -130,7 +130,7 @@ class _Planner:
     def sections(self, config: Config) -> list[list[str]]:
         check_model_path(config.model.path)
         resources = self._hardware.resources
-        placement = plan_placement(config.learner.num_ranks, config.rollout.num_engines, resources)
+        placement = place(config, resources)
         self._check_reward(config)
         found = self._load_prompts(config)
         if isinstance(found, str):
@@ -230,6 +230,13 @@ def memory_lines(
     available = psutil.virtual_memory().total if gpu_bytes is None else gpu_bytes
     who = "the learner" if learner.num_ranks == 1 else f"each of {learner.num_ranks} learner ranks"
     title = f"{who}, ZeRO-{learner.zero_stage}" + (", with a frozen reference" if beside else "")
+    if on_gpu and config.rollout.colocated:
+        shared = shared_device(rank, beside, engine.holding)
+        lines += describe_holding(f"{title} and an engine, in turns", shared, available)
+        lines.append(describe_cache(engine, longest))
+        resting = sum(part.num_bytes for part in rank if part.rests)
+        lines.append(f"    in host memory, while the engine samples: {resting / GIB:.1f} for each rank")
+        return lines
     lines += describe_holding(title, Holding((*rank, *beside)), available)
     who = "the engine" if config.rollout.num_engines == 1 else f"each of {config.rollout.num_engines} engines"
     lines += describe_engine(who, engine, available, longest)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray  # noqa: F401  (whole before the thread below imports it too: two threads importing Ray lock each other)
 
-from rlsys.actors.placement import plan_placement
+from rlsys.actors.placement import place
 from rlsys.config import Config, advice
 from rlsys.errors import ActorLostError, ConfigError, RlsysError
 from rlsys.interrupts import Interrupts
@@ -82,7 +82,7 @@ def _check_before_start(config: Config, resume: bool) -> None:
         check_can_start(config.path)
     check_models(config.model)
     if "RAY_ADDRESS" not in os.environ:  # else the cluster is asked, once it is reached
-        plan_placement(config.learner.num_ranks, config.rollout.num_engines, find_resources())
+        place(config, find_resources())
 
 
 def _check_reward(config: Config) -> None:

@@ -13,7 +13,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlsys.actors.placement import ClusterResources, plan_placement
+from rlsys.actors.placement import ClusterResources, place
 from rlsys.errors import ConfigError, RlsysError
 from rlsys.interrupts import Interrupted, Interrupts
 from rlsys.model_folder import check_models
@@ -212,7 +212,7 @@ def _needs(runs: Sequence[PlannedRun], resources: ClusterResources) -> list[Clus
     needs = []
     for run in runs:
         try:
-            placement = plan_placement(run.config.learner.num_ranks, run.config.rollout.num_engines, resources)
+            placement = place(run.config, resources)
         except ConfigError as error:
             raise ConfigError(f"run {run.name!r}: {error}") from None
         sums = [sum(bundle.get(kind, 0.0) for bundle in placement.bundles) for kind in ("CPU", "GPU")]

@@ -159,14 +159,16 @@ class StepResult:
 class WeightUpdate:
     """A published version of the policy.
 
-    `buckets` are transport handles (Ray object references for the object store); `checksums` maps each
-    Hugging Face parameter name to the checksum that an engine must read back after loading.
+    `buckets` are handles whose `fetch` gives a bucket (`rlsys.weights`); `checksums` maps each Hugging Face parameter
+    name to the checksum that an engine must read back after loading. `loads` says who may fetch, and when: any engine
+    at any time; any engine until the learner's next step, with handles published anew; or all engines at once.
     """
 
     policy_version: int
     buckets: tuple[Any, ...]
     checksums: dict[str, int]
     num_bytes: int
+    loads: Literal["any_time", "while_published", "together"] = "any_time"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,11 @@ from rlsys.config import Config, apply_overrides
 settings.register_profile("rlsys", deadline=None, max_examples=50)
 settings.load_profile("rlsys")
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rehearse", action="store_true", help="run the tests for a GPU without one, where they can")
+
+
 MakeConfig = Callable[..., Config]
 
 

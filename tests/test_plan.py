@@ -57,6 +57,7 @@ def test_numbers_by_hand() -> None:
         "  bundle 0       1 CPU: learner 0 (2 threads), reference 0 (2 threads), engine 0 (4 threads), "
         "grader 0 (1 threads)",
         "  bundle 1       1 CPU: learner 1 (2 threads), reference 1 (2 threads)",
+        "  weights        by object_store",
     ]
 
 
@@ -65,6 +66,7 @@ def test_gpus_are_shown() -> None:
     text = describe_plan(config, plan_placement(1, 1, ClusterResources(8, 2)), 100, 20)
     assert "  bundle 0       1 CPU + 1 GPU: learner 0 (0.6 GPU, 4 threads), reference 0 (0.4 GPU, 4 threads)" in text
     assert "  bundle 1       1 CPU + 1 GPU: engine 0 (1 GPU, 4 threads)" in text
+    assert text.endswith("  weights        by nccl")
 
 
 @given(

@@ -50,6 +50,12 @@ class LearnerActor:
     def publish(self, policy_version: int) -> WeightUpdate | None:
         return self._learner.publish(policy_version)
 
+    def rest(self) -> None:
+        self._learner.rest()
+
+    def resume(self) -> None:
+        self._learner.resume()
+
     def save(self, directory: Path) -> None:
         self._learner.save(directory)
 

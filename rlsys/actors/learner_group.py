@@ -24,6 +24,7 @@ from rlsys.types import (
     TrainingBatch,
     WeightUpdate,
 )
+from rlsys.weights.transfer import merge_updates
 
 _PING_SECONDS = 30.0
 
@@ -88,7 +89,14 @@ class LearnerGroup:
     def publish(self, policy_version: int) -> WeightUpdate:
         references = [member.publish.remote(policy_version) for member in self.members]
         what = f"publication of version {policy_version}"
-        return self._get(references, self._deadlines.sync, what)[0]
+        return merge_updates(self._get(references, self._deadlines.sync, what))
+
+    def rest(self) -> None:
+        """Leave the devices' memory to others, as far as nothing but the optimizer step needs it."""
+        self._get([member.rest.remote() for member in self.members], self._deadlines.sync, "rest of the learner")
+
+    def resume(self) -> None:
+        self._get([member.resume.remote() for member in self.members], self._deadlines.sync, "return of the learner")
 
     def save(self, directory: Path) -> None:
         references = [member.save.remote(directory.resolve()) for member in self.members]

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from rlsys.config import Config
 from rlsys.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rlsys.weights.transfer import TransferName
 
 CPU_SHARE = 0.2
 """CPUs that an actor books on a machine without GPUs, where the actors take turns on the same cores."""
@@ -46,18 +51,46 @@ class PlacementPlan:
         return any(slot.bundle in bundles for slot in self.of_kind(kind))
 
 
-def plan_placement(num_ranks: int, num_engines: int, resources: ClusterResources) -> PlacementPlan:
+def place(config: Config, resources: ClusterResources) -> PlacementPlan:
+    """Where a run's actors go.
+
+    Raises:
+        ConfigError: the cluster has no room, or weights cannot go from there to there as `sync.transfer` says.
+    """
+    placement = plan_placement(
+        config.learner.num_ranks, config.rollout.num_engines, resources, config.rollout.colocated
+    )
+    if config.sync.transfer == "ipc" and placement.has_gpus and not config.rollout.colocated:
+        raise ConfigError(
+            "sync.transfer is 'ipc', which needs learner and engine on one GPU (rollout.colocated): "
+            "use nccl, object_store or auto"
+        )
+    return placement
+
+
+def transfer_name(config: Config, placement: PlacementPlan) -> TransferName:
+    """How weights travel: as `sync.transfer` says, and for `auto` the fastest way that the placement allows."""
+    if config.sync.transfer != "auto":
+        return config.sync.transfer
+    if not placement.has_gpus:
+        return "object_store"
+    return "ipc" if config.rollout.colocated else "nccl"
+
+
+def plan_placement(
+    num_ranks: int, num_engines: int, resources: ClusterResources, is_colocated: bool = False
+) -> PlacementPlan:
     """Place learner ranks, engines, references (one beside each rank) and the grader.
 
-    With GPUs every engine and every rank has one to itself; a reference shares its rank's. Without, ranks and engines
-    take turns on the same cores: a bundle per core that either needs.
+    With GPUs every engine and every rank has one to itself, or, colocated, shares one with the other; a reference
+    shares its rank's. Without, ranks and engines take turns on the same cores: a bundle per core that either needs.
 
     Raises:
         ConfigError: the cluster has no room; the message says what is asked for and what there is.
     """
-    if resources.num_gpus > 0:
-        return _on_gpus(num_ranks, num_engines, resources)
-    return _on_cpus(num_ranks, num_engines, resources)
+    if resources.num_gpus == 0:
+        return _on_cpus(num_ranks, num_engines, resources)
+    return _on_shared_gpus(num_ranks, resources) if is_colocated else _on_gpus(num_ranks, num_engines, resources)
 
 
 def plan_evaluation(num_engines: int, has_scorer: bool, resources: ClusterResources) -> PlacementPlan:
@@ -114,7 +147,8 @@ def _on_gpus(num_ranks: int, num_engines: int, resources: ClusterResources) -> P
     if needed > resources.num_gpus:
         raise ConfigError(
             f"learner.num_ranks {num_ranks} + rollout.num_engines {num_engines} need {needed} GPUs, "
-            f"the cluster has {resources.num_gpus}"
+            f"the cluster has {resources.num_gpus}: lower them, add a machine, or let every engine share the GPU of a "
+            "rank and sleep while that one works (rollout.colocated=true)"
         )
     _require("learner.num_ranks + rollout.num_engines", needed, "CPUs", resources.num_cpus)
     threads = max(1, resources.num_cpus // needed)
@@ -123,6 +157,20 @@ def _on_gpus(num_ranks: int, num_engines: int, resources: ClusterResources) -> P
     slots += [ActorSlot("engine", index, num_ranks + index, CPU_SHARE, 1.0, threads) for index in range(num_engines)]
     slots += [ActorSlot("grader", 0, 0, CPU_SHARE, 0, 1)]
     return PlacementPlan(tuple({"CPU": 1.0, "GPU": 1.0} for _ in range(needed)), tuple(slots))
+
+
+def _on_shared_gpus(num_ranks: int, resources: ClusterResources) -> PlacementPlan:
+    _require("learner.num_ranks", num_ranks, "GPUs", resources.num_gpus)
+    _require("learner.num_ranks", num_ranks, "CPUs", resources.num_cpus)
+    threads = max(1, resources.num_cpus // num_ranks)
+    shares = {"learner": 0.4, "reference": 0.2, "engine": 0.4}
+    slots = [
+        ActorSlot(kind, index, index, CPU_SHARE, share, threads)
+        for kind, share in shares.items()
+        for index in range(num_ranks)
+    ]
+    slots += [ActorSlot("grader", 0, 0, CPU_SHARE, 0, 1)]
+    return PlacementPlan(tuple({"CPU": 1.0, "GPU": 1.0} for _ in range(num_ranks)), tuple(slots))
 
 
 def _require(key: str, asked: int, what: str, available: int) -> None:

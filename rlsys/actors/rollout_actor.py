@@ -14,7 +14,7 @@ from rlsys.actors.process import redirect_output
 from rlsys.actors.wire import WireRollouts, flatten_groups
 from rlsys.rollout.vllm_engine import EngineSettings, VllmEngine
 from rlsys.types import Prompt, RolloutGroup, Sampling, WeightReceipt, WeightUpdate
-from rlsys.weights.object_store import fetch_buckets
+from rlsys.weights.transfer import fetch_buckets
 
 SECONDS_BETWEEN_PARTS = 0.25
 """How long finished groups are gathered: each part costs the engine's process about a millisecond."""
@@ -51,9 +51,12 @@ class RolloutActor:
 
     @ray.method(concurrency_group="engine")
     def load(self, update: WeightUpdate, timeout_seconds: float) -> WeightReceipt:
-        buckets = fetch_buckets(update.buckets, timeout_seconds)
-        checksums = self._engine.load(update.policy_version, buckets)
-        return WeightReceipt(self._engine.policy_version, checksums, sum(bucket.data.numel() for bucket in buckets))
+        buckets = fetch_buckets(update, self._engine.device, timeout_seconds)
+        return self._engine.load(update.policy_version, buckets)
+
+    @ray.method(concurrency_group="engine")
+    def sleep(self) -> None:
+        self._engine.sleep()
 
     @ray.method(concurrency_group="engine")
     def probe(self, sequences: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:

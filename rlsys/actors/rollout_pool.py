@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -31,9 +31,21 @@ from rlsys.weights.sync import verify_receipt
 class RolloutPool:
     """Rollout actors behind the `RolloutEngine` protocol; a dead or silent one is replaced, its prompts re-issued."""
 
-    def __init__(self, seats: Seats, settings: EngineSettings, logs: Path | None, deadlines: DeadlineConfig) -> None:
+    def __init__(
+        self,
+        seats: Seats,
+        settings: EngineSettings,
+        logs: Path | None,
+        deadlines: DeadlineConfig,
+        republish: Callable[[int], WeightUpdate] | None = None,
+    ) -> None:
+        """
+        Args:
+            republish: gives fresh handles for the version that the learner holds, for engines that load it again.
+        """
         self._seats = seats
         self._deadlines = deadlines
+        self._republish = republish
         self._last_update: WeightUpdate | None = None
         self._num_outstanding = 0
         self.num_restarts = 0
@@ -97,6 +109,35 @@ class RolloutPool:
         references: list[ObjectRef] = [member.load.remote(update, seconds) for member in self.members]
         return [self._receipt(index, reference, update) for index, reference in enumerate(references)]
 
+    def sleep(self) -> None:
+        """Let every engine give its device's memory back until it loads weights again."""
+        sleeping = [member.sleep.remote() for member in self.members]
+        get(sleeping, self._patience(), "engines to fall asleep", RolloutError)
+
+    def wake(self) -> None:
+        """Load the last update into engines that sleep.
+
+        Raises:
+            WeightSyncError: an engine does not hold it afterwards.
+        """
+        update = self._update_to_load_again("engines that sleep")
+        assert update is not None, "engines sleep only after they have loaded something"
+        for index, receipt in enumerate(self.load(update)):
+            verify_receipt(update, receipt, f"engine {index}")
+
+    def _update_to_load_again(self, who: str) -> WeightUpdate | None:
+        """The last update, or None where there was none.
+
+        Raises:
+            ActorLostError: its transfer took all engines together, and cannot serve another one.
+        """
+        update = self._last_update
+        if update is None or update.loads == "any_time":
+            return update
+        if update.loads == "together" or self._republish is None:
+            raise ActorLostError(f"{who}: weights of version {update.policy_version} went to all engines together")
+        return self._republish(update.policy_version)
+
     def _receipt(self, index: int, reference: ObjectRef, update: WeightUpdate) -> WeightReceipt:
         what = f"weights of version {update.policy_version} into engine {index}"
         try:
@@ -116,15 +157,19 @@ class RolloutPool:
         """Replace engine `index` by a fresh one that holds the last update, and give its receipt for it.
 
         Where no update was ever loaded, the model that engines start with is the one to hold: no receipt.
+
+        Raises:
+            ActorLostError: weights travel by a collective that the lost engine was part of.
         """
         self.num_restarts += 1
+        update = self._update_to_load_again(f"engine {index} was lost")
         get([self._seats.replace(index)], self._deadlines.start, f"restart of engine {index}", RolloutError)
-        if self._last_update is None:
+        if update is None:
             return None
         seconds, what = self._deadlines.sync, f"weights into the restarted engine {index}"
-        loading = self.members[index].load.remote(self._last_update, seconds)
+        loading = self.members[index].load.remote(update, seconds)
         [receipt] = get([loading], seconds, what, RolloutError)
-        verify_receipt(self._last_update, receipt, f"restarted engine {index}")
+        verify_receipt(update, receipt, f"restarted engine {index}")
         return receipt
 
 

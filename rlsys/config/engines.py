@@ -14,7 +14,8 @@ ENGINE_KEYS_SET_BY_RLSYS = {
     "dtype": "model.dtype",
     "seed": "seed",
     "max_model_len": "the longest prompt and rollout.max_completion_tokens",
-    "weight_transfer_config": "rlsys itself",
+    "weight_transfer_config": "sync.transfer",
+    "enable_sleep_mode": "rollout.colocated: an engine must sleep where it shares its GPU",
     "logprobs_mode": "rlsys itself",
     "trust_remote_code": "rlsys itself: it stays off",
     "tensor_parallel_size": "rollout.num_engines: one engine per device",
@@ -48,6 +49,8 @@ class RolloutConfig(Section):
     top_p: float = Field(default=1.0, gt=0, le=1)
     ignore_eos: bool = False
     num_engines: int = Field(default=1, ge=1)
+    colocated: bool = False
+    """Every engine shares the GPU of a learner rank and sleeps while that one works."""
     max_offpolicy_steps: int = Field(default=0, ge=0)
     engine: dict[str, Any] = Field(default_factory=dict)
     """Settings passed through to vLLM's engine, by vLLM's names."""

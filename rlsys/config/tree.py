@@ -54,6 +54,8 @@ class OracleConfig(Section):
 
 
 class SyncConfig(Section):
+    transfer: Literal["auto", "object_store", "ipc", "nccl"] = "auto"
+    """How weights travel (`rlsys.weights.transfer`); "auto": the fastest way that the placement allows."""
     bucket_mib: int = Field(default=64, ge=1)
     logprob_gap_bound: float | None = Field(default=None, gt=0)
     """Nats; None: 1e-3 in float32, 0.5 in bfloat16."""
@@ -116,6 +118,33 @@ class Config(Section):
             raise ValueError(
                 f"rollout.num_engines is {rollout.num_engines}, but a step has only "
                 f"{rollout.num_prompts_per_step} prompts (rollout.num_prompts_per_step)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _colocation_is_possible(self) -> Self:
+        rollout, learner = self.rollout, self.learner
+        if not rollout.colocated:
+            return self
+        if rollout.num_engines != learner.num_ranks:
+            raise ValueError(
+                f"rollout.colocated puts an engine beside each learner rank, but rollout.num_engines is "
+                f"{rollout.num_engines} and learner.num_ranks {learner.num_ranks}: make them equal"
+            )
+        if rollout.max_offpolicy_steps:
+            raise ValueError(
+                f"rollout.max_offpolicy_steps is {rollout.max_offpolicy_steps}, but with rollout.colocated engines "
+                "sleep while the learner works: nothing can be sampled ahead; make it 0"
+            )
+        if learner.zero_stage not in (1, 2):
+            raise ValueError(
+                f"learner.zero_stage is {learner.zero_stage}, but rollout.colocated moves the optimizer's state out of "
+                "the way between updates, which DeepSpeed does in stages 1 and 2"
+            )
+        if self.sync.transfer == "nccl":
+            raise ValueError(
+                "sync.transfer is 'nccl', which connects different GPUs, but rollout.colocated shares each: use ipc, "
+                "object_store or auto"
             )
         return self
 

@@ -28,7 +28,7 @@ from rlsys.config import DeadlineConfig
 from rlsys.evaluation.subjects import Subject
 from rlsys.model_folder import whole_path
 from rlsys.rollout.vllm_engine import EngineSettings
-from rlsys.weights.object_store import publish_buckets
+from rlsys.weights.object_store import ObjectStoreTransfer
 from rlsys.weights.sync import verify_receipt
 
 _SHARED_GPU_UTILIZATION = 0.7
@@ -113,7 +113,7 @@ class Workplace:
         config = subject.config
         version = subject.step or self._num_updates
         tensors = read_weights(Path(subject.model), getattr(torch, config.model.dtype))
-        update = publish_buckets(tensors, version, config.sync.bucket_mib << 20)
+        update = ObjectStoreTransfer(config.sync.bucket_mib << 20).publish(tensors, version)
         for index, receipt in enumerate(self.engines.load(update)):
             verify_receipt(update, receipt, f"engine {index}")
         self._held = subject.model

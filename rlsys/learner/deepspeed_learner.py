@@ -32,9 +32,10 @@ from rlsys.learner.update import (
 )
 from rlsys.scoring import build_scorer, score_microbatch
 from rlsys.types import Rollout, StepResult, TokenScores, TrainingBatch, WeightUpdate
-from rlsys.weights.object_store import publish_buckets
+from rlsys.weights.transfer import TransferSettings, open_transfer
 
 _PREFIX = "language_model."
+_RESTING_STATES = ("optim_states", "hp_params", "lp_grads")  # DeepSpeed's names; for its ZeRO stages 1 and 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class LearnerSettings:
     warmup_steps: int
     decay_steps: int
     zero_stage: int
-    bucket_bytes: int
+    transfer: TransferSettings
     deepspeed: dict[str, Any]
 
 
@@ -74,6 +75,7 @@ class DeepSpeedLearner:
         self._settings = settings
         self._num_ranks = rendezvous.num_ranks
         self._is_first_rank = rendezvous.rank == 0
+        self._transfer = open_transfer(settings.transfer)
         self.policy_version = 0
         torch.manual_seed(settings.seed)
         deepspeed = import_deepspeed()
@@ -85,6 +87,7 @@ class DeepSpeedLearner:
             betas=settings.betas,
             eps=settings.eps,
             weight_decay=settings.weight_decay,
+            fused=True,  # without temporaries as large as the parameters
         )
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=scorer, optimizer=optimizer, config=_deepspeed_config(settings), dist_init_required=False
@@ -148,13 +151,24 @@ class DeepSpeedLearner:
         return microbatch_loss(settings, logprobs, entropies[0] if entropies else None, batch, microbatch, denominator)
 
     def publish(self, policy_version: int) -> WeightUpdate | None:
-        """The policy's weights as transport buckets; from the first rank only, the others take part and give None."""
-        named_tensors = self._gathered_parameters()
-        if not self._is_first_rank:
-            for _ in named_tensors:
-                pass
-            return None
-        return publish_buckets(named_tensors, policy_version, self._settings.bucket_bytes)
+        """The policy's weights for the engines; ranks that have none to give take part and give None."""
+        is_beside_an_engine = self._settings.transfer.name == "ipc" and self.device.type != "cpu"
+        if self._is_first_rank or is_beside_an_engine:
+            return self._transfer.publish(self._gathered_parameters(), policy_version)
+        for _ in self._gathered_parameters(keep=False):
+            pass
+        return None
+
+    def rest(self) -> None:
+        """Move the optimizer's state into host memory: master weights, moments, what is left of gradients.
+
+        The weights themselves stay, for scoring and for engines that read them.
+        """
+        self._engine.offload_states(include=_RESTING_STATES, pin_memory=self.device.type != "cpu")
+
+    def resume(self) -> None:
+        """Take back what `rest` has put away."""
+        self._engine.reload_states()
 
     def save(self, directory: Path) -> None:
         """Write `model/` (Hugging Face, safetensors) and `state/` (DeepSpeed: optimizer shards, step, version)."""

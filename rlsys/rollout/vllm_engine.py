@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
+import torch
 
 from rlsys.errors import ConfigError, RolloutError
-from rlsys.types import Prompt, Rollout, RolloutGroup, Sampling
+from rlsys.types import Prompt, Rollout, RolloutGroup, Sampling, WeightReceipt
 from rlsys.weights.plan import Bucket
+
+SHARED_GPU_UTILIZATION = 0.5
+"""Of a GPU that engine and learner share, what the engine may take while it is awake."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,8 @@ class EngineSettings:
     seed: int
     max_model_len: int
     extra: dict[str, Any]
+    shares_device: bool = False
+    """With a learner, in turns: the engine must be able to sleep."""
 
 
 class VllmEngine:
@@ -53,7 +59,7 @@ class VllmEngine:
                 max_model_len=settings.max_model_len,
                 logprobs_mode="processed_logprobs",
                 weight_transfer_config=WeightTransferConfig(backend=vllm_weights.BACKEND),
-                **{**_defaults(settings.max_model_len), **settings.extra},
+                **{**_defaults(settings), **settings.extra},
             )
         )
         self._engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})
@@ -109,18 +115,35 @@ class VllmEngine:
         """Make a running `generate` stop at its next engine step; callable from another thread."""
         self._aborting.set()
 
-    def load(self, policy_version: int, buckets: Sequence[Bucket]) -> dict[str, int]:
-        """Load a published version and return the checksums read back from the engine's own parameters.
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def load(self, policy_version: int, buckets: Iterable[Bucket]) -> WeightReceipt:
+        """Load a published version, after which an engine that slept is awake; the receipt is read back.
 
         The policy version is stamped only once every bucket is in and derived state (prefix cache) is dropped.
         """
+        is_asleep, num_bytes = self._engine.is_sleeping(), 0
+        if is_asleep:
+            self._engine.wake_up(["weights"])
         self._engine.collective_rpc("start_weight_update")
         for bucket in buckets:
             self._engine.collective_rpc("update_weights", kwargs={"update_info": {"bucket": bucket}})
+            num_bytes += bucket.data.numel()
         self._engine.collective_rpc("finish_weight_update")
+        if is_asleep:
+            self._engine.wake_up(["kv_cache"])
         self._engine.reset_prefix_cache()
         self.policy_version = policy_version
-        return self.read_back_checksums()
+        return WeightReceipt(policy_version, self.read_back_checksums(), num_bytes)
+
+    def sleep(self) -> None:
+        """Give the device's memory back, weights and cache, until the next `load`; nothing may be under way.
+
+        On a CPU there is nothing to give back, but the engine takes no step until then all the same.
+        """
+        self._engine.sleep(level=2)
 
     def read_back_checksums(self) -> dict[str, int]:
         from rlsys.rollout.vllm_weights import read_back_checksums
@@ -182,6 +205,8 @@ class VllmEngine:
         """Step the engine until these requests are done; after each step, the outputs that it finished."""
         unfinished = set(request_ids)
         try:
+            if self._engine.is_sleeping():
+                raise RolloutError("the engine sleeps until it is given weights: it cannot be asked now")
             while self._engine.has_unfinished_requests():
                 if self._aborting.is_set():
                     num_done = len(request_ids) - len(unfinished)
@@ -212,21 +237,22 @@ class VllmEngine:
         )
 
 
-def _defaults(max_model_len: int) -> dict[str, Any]:
+def _defaults(settings: EngineSettings) -> dict[str, Any]:
     """Settings that a user may override: reproducible scheduling, and no compilation where it would not pay."""
-    import torch
-
-    settings: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "async_scheduling": False,
         "enable_prefix_caching": False,
         "disable_log_stats": True,
         "max_num_seqs": 512,
     }
-    if not torch.cuda.is_available():
+    if torch.cuda.is_available():
+        if settings.shares_device:
+            defaults |= {"enable_sleep_mode": True, "gpu_memory_utilization": SHARED_GPU_UTILIZATION}
+    else:
         # vLLM rewinds a request's own random generator after a partial prefill, which a CPU generator cannot do.
-        settings |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(8192, max_model_len)}
-        settings |= {"enforce_eager": True, "kv_cache_memory_bytes": 1 << 30}
-    return settings
+        defaults |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(8192, settings.max_model_len)}
+        defaults |= {"enforce_eager": True, "kv_cache_memory_bytes": 1 << 30}
+    return defaults
 
 
 def _tokens(token_ids: list[int]) -> Any:

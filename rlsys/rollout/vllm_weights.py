@@ -65,6 +65,11 @@ class BucketTransferEngine(WeightTransferEngine[BucketInitInfo, BucketUpdateInfo
     def shutdown(self) -> None:
         """No resources are held."""
 
+    @staticmethod
+    def trainer_send_weights(iterator: Iterator[tuple[str, torch.Tensor]], trainer_args: Any) -> None:
+        """vLLM 0.25 asks for a sender here; rlsys's are in `rlsys.weights`."""
+        raise TypeError("weights are sent by rlsys.weights.transfer")
+
 
 def register_backend() -> None:
     """Make the bucket backend known to vLLM; safe to call again."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,36 +11,31 @@ import ray
 import torch
 
 from rlsys.types import WeightUpdate
-from rlsys.weights.plan import Bucket, checksum, fill_buckets
+from rlsys.weights.plan import Bucket, fill_buckets, with_checksums
 
 
-def publish_buckets(
-    named_tensors: Iterable[tuple[str, torch.Tensor]], policy_version: int, bucket_bytes: int
-) -> WeightUpdate:
-    """Put a version of the weights into the object store, bucket by bucket.
+@dataclass(frozen=True, slots=True)
+class StoredBucket:
+    """A bucket in the object store; it lives as long as somebody holds this."""
 
-    Returns:
-        The handle that engines load from; the objects live as long as somebody holds it.
-    """
-    checksums: dict[str, int] = {}
+    reference: Any
 
-    def with_checksums() -> Iterator[tuple[str, torch.Tensor]]:
-        for name, tensor in named_tensors:
-            checksums[name] = checksum(tensor)
-            yield name, tensor
-
-    references, num_bytes = [], 0
-    for bucket in fill_buckets(with_checksums(), bucket_bytes):
-        references.append(ray.put((bucket.slots, bucket.data.numpy())))
-        num_bytes += bucket.data.numel()
-    return WeightUpdate(policy_version, tuple(references), checksums, num_bytes)
+    def fetch(self, timeout_seconds: float) -> Bucket:
+        """A copy of the bucket on the CPU; raises `ray.exceptions.GetTimeoutError` where it does not arrive."""
+        slots, data = ray.get(self.reference, timeout=timeout_seconds)
+        return Bucket(slots, torch.from_numpy(np.array(data)))  # a copy: Ray's is read-only
 
 
-def fetch_buckets(references: Sequence[Any], timeout_seconds: float) -> list[Bucket]:
-    """The buckets of a published version.
+@dataclass(frozen=True, slots=True)
+class ObjectStoreTransfer:
+    """The learner's end: a version goes into the store bucket by bucket, and any engine may load it at any time."""
 
-    Raises:
-        ray.exceptions.GetTimeoutError: they did not arrive in time.
-    """
-    fetched = ray.get(list(references), timeout=timeout_seconds)
-    return [Bucket(slots, torch.from_numpy(np.array(data))) for slots, data in fetched]  # a copy: Ray's is read-only
+    bucket_bytes: int
+
+    def publish(self, named_tensors: Iterable[tuple[str, torch.Tensor]], policy_version: int) -> WeightUpdate:
+        checksums: dict[str, int] = {}
+        stored, num_bytes = [], 0
+        for bucket in fill_buckets(with_checksums(named_tensors, checksums), self.bucket_bytes):
+            stored.append(StoredBucket(ray.put((bucket.slots, bucket.data.cpu().numpy()))))
+            num_bytes += bucket.data.numel()
+        return WeightUpdate(policy_version, tuple(stored), checksums, num_bytes)

@@ -31,7 +31,7 @@ class Bucket:
 
 
 def fill_buckets(named_tensors: Iterable[tuple[str, torch.Tensor]], bucket_bytes: int) -> Iterator[Bucket]:
-    """Pack tensors, in order, into buckets of about `bucket_bytes`; a larger tensor gets a bucket of its own."""
+    """Copy tensors, in order, into buckets of about `bucket_bytes` on their device; a larger one gets its own."""
     pending: list[tuple[str, torch.Tensor]] = []
     size = 0
     for name, tensor in named_tensors:
@@ -48,13 +48,34 @@ def fill_buckets(named_tensors: Iterable[tuple[str, torch.Tensor]], bucket_bytes
 def _pack(named_tensors: Sequence[tuple[str, torch.Tensor]]) -> Bucket:
     slots, offset = [], 0
     for name, tensor in named_tensors:
-        slots.append(TensorSlot(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), offset))
+        slots.append(slot_of(name, tensor, offset))
         offset += -(-tensor.numel() * tensor.element_size() // _ALIGNMENT) * _ALIGNMENT
-    data = torch.zeros(offset, dtype=torch.uint8)
+    data = torch.zeros(offset, dtype=torch.uint8, device=named_tensors[0][1].device)
     for slot, (_, tensor) in zip(slots, named_tensors, strict=True):
-        flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
         data[slot.offset : slot.offset + flat.numel()] = flat
     return Bucket(tuple(slots), data)
+
+
+def slot_of(name: str, tensor: torch.Tensor, offset: int) -> TensorSlot:
+    """The slot of a tensor that lies `offset` bytes into a bucket."""
+    return TensorSlot(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), offset)
+
+
+def alias_buckets(named_tensors: Iterable[tuple[str, torch.Tensor]]) -> list[Bucket]:
+    """Buckets that are the tensors' own memory, one for each block of memory that some of them lie in: no copy.
+
+    A tensor that is not contiguous is copied, and has a block of its own.
+    """
+    slots: dict[int, list[TensorSlot]] = {}
+    blocks: dict[int, torch.Tensor] = {}
+    for name, tensor in named_tensors:
+        own = tensor.detach().contiguous()
+        block = own.untyped_storage()
+        offset = int(own.storage_offset()) * own.element_size()
+        slots.setdefault(block.data_ptr(), []).append(slot_of(name, own, offset))
+        blocks[block.data_ptr()] = torch.empty(0, dtype=torch.uint8, device=own.device).set_(block)
+    return [Bucket(tuple(slots[address]), block) for address, block in blocks.items()]
 
 
 def open_bucket(bucket: Bucket) -> Iterator[tuple[str, torch.Tensor]]:
@@ -64,6 +85,15 @@ def open_bucket(bucket: Bucket) -> Iterator[tuple[str, torch.Tensor]]:
         numel = torch.Size(slot.shape).numel()
         raw = bucket.data[slot.offset : slot.offset + numel * dtype.itemsize]
         yield slot.name, raw.view(dtype).reshape(slot.shape)
+
+
+def with_checksums(
+    named_tensors: Iterable[tuple[str, torch.Tensor]], checksums: dict[str, int]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors as they come, each with its checksum noted in `checksums` on its way."""
+    for name, tensor in named_tensors:
+        checksums[name] = checksum(tensor)
+        yield name, tensor
 
 
 def checksum(tensor: torch.Tensor) -> int:

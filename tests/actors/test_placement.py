@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from rlsys.actors.placement import ActorSlot, ClusterResources, plan_evaluation, plan_placement
+from rlsys.actors.placement import (
+    ActorSlot,
+    ClusterResources,
+    place,
+    plan_evaluation,
+    plan_placement,
+    transfer_name,
+)
+from rlsys.config import Config
 from rlsys.errors import ConfigError
 
 
@@ -57,7 +66,9 @@ def test_on_gpus_engines_and_ranks_have_one_each_and_the_reference_shares_its_ra
         (3, 1, 2, 0, "learner.num_ranks is 3, but the cluster has 2 CPUs: lower it, or add a machine"),
         (1, 3, 2, 0, "rollout.num_engines is 3, but the cluster has 2 CPUs: lower it, or add a machine"),
         (1, 1, 0, 0, "learner.num_ranks is 1, but the cluster has 0 CPUs: lower it, or add a machine"),
-        (1, 1, 8, 1, "learner.num_ranks 1 + rollout.num_engines 1 need 2 GPUs, the cluster has 1"),
+        (1, 1, 8, 1, "learner.num_ranks 1 + rollout.num_engines 1 need 2 GPUs, the cluster has 1: lower them, add a "
+         "machine, or let every engine share the GPU of a rank and sleep while that one works "
+         "(rollout.colocated=true)"),
         (2, 2, 3, 4, "learner.num_ranks + rollout.num_engines is 4, but the cluster has 3 CPUs: lower it, or add a "
          "machine"),
     ],
@@ -68,12 +79,51 @@ def test_no_room(num_ranks: int, num_engines: int, num_cpus: int, num_gpus: int,
     assert str(caught.value) == message
 
 
-@given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 32), st.integers(0, 12))
-def test_a_plan_fits_into_its_bundles_and_they_into_the_cluster(
-    num_ranks: int, num_engines: int, num_cpus: int, num_gpus: int
+def test_colocated_an_engine_has_the_gpu_of_its_rank() -> None:
+    plan = plan_placement(2, 2, ClusterResources(num_cpus=16, num_gpus=2), is_colocated=True)
+    assert plan.bundles == ({"CPU": 1.0, "GPU": 1.0},) * 2
+    for kind, share in (("learner", 0.4), ("reference", 0.2), ("engine", 0.4)):
+        assert [(slot.index, slot.bundle, slot.num_gpus) for slot in plan.of_kind(kind)] == [
+            (0, 0, share),
+            (1, 1, share),
+        ]
+    assert plan.shares_a_gpu("engine", "learner")
+    with pytest.raises(ConfigError, match=r"learner\.num_ranks is 3, but the cluster has 2 GPUs"):
+        plan_placement(3, 3, ClusterResources(num_cpus=16, num_gpus=2), is_colocated=True)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "num_gpus", "transfer"),
+    [
+        ([], 0, "object_store"),
+        (["rollout.colocated=true"], 0, "object_store"),
+        (["rollout.colocated=true"], 1, "ipc"),
+        ([], 2, "nccl"),
+        (["sync.transfer=object_store"], 2, "object_store"),
+        (["sync.transfer=ipc"], 0, "ipc"),
+        (["sync.transfer=nccl"], 0, "nccl"),
+    ],
+)
+def test_weights_travel_by_the_fastest_way_that_there_is(
+    toy_config: Callable[..., Config], overrides: list[str], num_gpus: int, transfer: str
 ) -> None:
+    config = toy_config(*overrides)
+    assert transfer_name(config, place(config, ClusterResources(8, num_gpus))) == transfer
+
+
+def test_memory_is_not_shared_between_gpus(toy_config: Callable[..., Config]) -> None:
+    with pytest.raises(ConfigError, match=r"sync\.transfer is 'ipc', which needs learner and engine on one GPU"):
+        place(toy_config("sync.transfer=ipc"), ClusterResources(8, 2))
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 32), st.integers(0, 12), st.booleans())
+def test_a_plan_fits_into_its_bundles_and_they_into_the_cluster(
+    num_ranks: int, num_engines: int, num_cpus: int, num_gpus: int, is_colocated: bool
+) -> None:
+    if is_colocated:  # an engine beside each rank
+        num_engines = num_ranks
     try:
-        plan = plan_placement(num_ranks, num_engines, ClusterResources(num_cpus, num_gpus))
+        plan = plan_placement(num_ranks, num_engines, ClusterResources(num_cpus, num_gpus), is_colocated)
     except ConfigError:
         assume(False)
     assert sum(bundle["CPU"] for bundle in plan.bundles) <= num_cpus

@@ -9,8 +9,8 @@ import torch
 
 from rlsys.actors.rollout_actor import RolloutActor
 from rlsys.types import WeightReceipt, WeightUpdate
-from rlsys.weights.object_store import fetch_buckets
 from rlsys.weights.plan import Bucket
+from rlsys.weights.transfer import fetch_buckets
 
 
 class BreakableRolloutActor(RolloutActor):
@@ -32,8 +32,8 @@ class BreakableRolloutActor(RolloutActor):
     def load(self, update: WeightUpdate, timeout_seconds: float) -> WeightReceipt:
         match self.fault:
             case "stale tensor":
-                buckets = [_with_first_tensor_zeroed(bucket) for bucket in fetch_buckets(update.buckets, 60.0)]
-                return WeightReceipt(update.policy_version, self._engine.load(update.policy_version, buckets), 0)
+                fetched = fetch_buckets(update, self._engine.device, timeout_seconds)
+                return self._engine.load(update.policy_version, map(_with_first_tensor_zeroed, fetched))
             case "dropped bucket":
                 return super().load(replace(update, buckets=update.buckets[:-1]), timeout_seconds)
             case "wrong version":

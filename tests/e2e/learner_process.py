@@ -13,6 +13,7 @@ from rlsys.data.packing import num_tokens, plan_microbatches
 from rlsys.learner.deepspeed_learner import DeepSpeedLearner, LearnerSettings, Rendezvous
 from rlsys.learner.update import LossSettings, Update, loss_denominator, select
 from rlsys.types import Rollout, StepResult, TrainingBatch
+from rlsys.weights.transfer import TransferSettings
 
 
 def make_batch() -> TrainingBatch:
@@ -64,7 +65,7 @@ def main(model: str, rank: int, num_ranks: int, port: int, output: str) -> None:
             warmup_steps=4,
             decay_steps=0,
             zero_stage=stage,
-            bucket_bytes=1 << 20,
+            transfer=TransferSettings("object_store", 1 << 20, 1, 60.0),
             deepspeed={},
         )
         learner = DeepSpeedLearner(settings, Rendezvous(f"tcp://127.0.0.1:{port}", rank, num_ranks, 120.0))
@@ -74,7 +75,12 @@ def main(model: str, rank: int, num_ranks: int, port: int, output: str) -> None:
             for indices, group in zip(share, scores, strict=True)
             for index, score in zip(indices, group, strict=True)
         }
-        steps = [step(learner) for _ in range(3)]
+        steps = [step(learner)]
+        if stage in (1, 2):  # the optimizer goes to host memory and comes back; scoring goes on meanwhile
+            learner.rest()
+            learner.score([[batch.rollouts[index] for index in indices] for indices in share])
+            learner.resume()
+        steps += [step(learner), step(learner)]
         folder = Path(output).parent / f"stage-{stage}"
         learner.save(folder)
         ahead = step(learner)

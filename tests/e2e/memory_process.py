@@ -13,6 +13,7 @@ import torch
 from rlsys.data.packing import num_tokens, plan_microbatches
 from rlsys.learner.deepspeed_learner import DeepSpeedLearner, LearnerSettings, Rendezvous
 from rlsys.learner.update import LossSettings, Update, loss_denominator, select
+from rlsys.weights.transfer import TransferSettings
 from tests.e2e.learner_process import make_batch
 
 FP32_GRADIENTS = {"data_types": {"grad_accum_dtype": "fp32"}}
@@ -40,9 +41,10 @@ def main(model: str, rank: int, num_ranks: int, port: int, output: str) -> None:
     loss = LossSettings("reinforce")
     plan = plan_microbatches([num_tokens(rollout) for rollout in batch.rollouts], 80, num_ranks)[rank::num_ranks]
     update = Update([select(batch, indices) for indices in plan], loss_denominator(loss, batch))
+    transfer = TransferSettings("object_store", 1 << 20, 1, 60.0)
     for name, (dtype, stage, deepspeed) in CASES.items():
         settings = LearnerSettings(
-            model, dtype, 0, loss, 1e-3, 0.1, (0.9, 0.999), 1e-8, 1.0, 0, 0, stage, 1 << 20, SMALL_BUCKETS | deepspeed
+            model, dtype, 0, loss, 1e-3, 0.1, (0.9, 0.999), 1e-8, 1.0, 0, 0, stage, transfer, SMALL_BUCKETS | deepspeed
         )
         before = held_bytes()
         learner = DeepSpeedLearner(settings, Rendezvous(f"tcp://127.0.0.1:{port}", rank, num_ranks, 120.0))

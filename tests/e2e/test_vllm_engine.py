@@ -18,7 +18,7 @@ from rlsys.data.datasets import Columns, Dataset, Row, read_dataset
 from rlsys.data.prompts import render_prompts
 from rlsys.errors import RolloutError, WeightSyncError
 from rlsys.rewards.answers import grade
-from rlsys.types import Prompt, RolloutGroup, Sampling, WeightReceipt, WeightUpdate
+from rlsys.types import Prompt, RolloutGroup, Sampling, WeightUpdate
 from rlsys.weights.plan import Bucket, checksum, fill_buckets
 from rlsys.weights.sync import verify_receipt
 
@@ -69,8 +69,7 @@ def load(
     assert len(buckets) > 1
     published = {name: checksum(tensor) for name, tensor in model.named_parameters()}
     update = WeightUpdate(version, (), published, sum(bucket.data.numel() for bucket in buckets))
-    receipt = WeightReceipt(version, engine.load(version, keep(buckets)), update.num_bytes)
-    verify_receipt(update, receipt, "the engine")
+    verify_receipt(update, engine.load(version, keep(buckets)), "the engine")
 
 
 def disturb(model: torch.nn.Module) -> None:

@@ -1,0 +1,153 @@
+"""Learner and engines on the same devices: one works, the other gives its memory back meanwhile.
+
+Engines sleep (vLLM's level 2: neither weights nor cache stay) while anything is scored or learned, and wake by loading
+weights. The learner's optimizer rests in host memory from the next load of weights to the next update. The loop
+knows nothing of this: it is given engines, a learner and a reference that take their turn when they are asked for work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from rlsys.actors.learner_group import LearnerGroup
+from rlsys.actors.reward_pools import ReferencePool
+from rlsys.actors.rollout_pool import RolloutPool
+from rlsys.oracle.enumeration import Enumeration, EnumerationRequest
+from rlsys.protocols import Future
+from rlsys.types import (
+    Prompt,
+    Rollout,
+    RolloutGroup,
+    Sampling,
+    StepResult,
+    TokenScores,
+    TrainingBatch,
+    WeightReceipt,
+    WeightUpdate,
+)
+
+
+@dataclass(slots=True)
+class Turns:
+    """Who holds the devices. At the start the engines are awake and the learner rests."""
+
+    engines: RolloutPool
+    learner: LearnerGroup
+    _engines_sleep: bool = field(default=False, init=False)
+    _learner_rests: bool = field(default=True, init=False)
+
+    def sample(self) -> None:
+        """Engines are about to work with the weights that they were last given."""
+        self._rest_learner()
+        if self._engines_sleep:
+            self.engines.wake()
+            self._engines_sleep = False
+
+    def load(self, update: WeightUpdate) -> list[WeightReceipt]:
+        """Engines get new weights, and are awake."""
+        self._rest_learner()
+        receipts = self.engines.load(update)
+        self._engines_sleep = False
+        return receipts
+
+    def score(self) -> None:
+        """The learner or the reference is about to run a forward pass."""
+        if not self._engines_sleep:
+            self.engines.sleep()
+            self._engines_sleep = True
+
+    def learn(self) -> None:
+        """The learner is about to use its optimizer."""
+        self.score()
+        if self._learner_rests:
+            self.learner.resume()
+            self._learner_rests = False
+
+    def _rest_learner(self) -> None:
+        if not self._learner_rests:
+            self.learner.rest()
+            self._learner_rests = True
+
+
+def take_turns(
+    engines: RolloutPool, learner: LearnerGroup, reference: ReferencePool | None
+) -> tuple[EnginesInTurn, LearnerInTurn, ReferenceInTurn | None]:
+    """The same three, each in its turn. The engines must be awake and the learner at rest."""
+    turns = Turns(engines, learner)
+    in_turn = None if reference is None else ReferenceInTurn(reference, turns)
+    return EnginesInTurn(engines, turns), LearnerInTurn(learner, turns), in_turn
+
+
+@dataclass(frozen=True, slots=True)
+class EnginesInTurn:
+    """The engines behind the `RolloutEngine` protocol. What they were asked for is waited for before others' turn."""
+
+    pool: RolloutPool
+    turns: Turns
+
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, limits: Sequence[int] | None = None
+    ) -> Future[list[RolloutGroup]]:
+        self.turns.sample()
+        return self.pool.generate(prompts, sampling, limits)
+
+    def load(self, update: WeightUpdate) -> list[WeightReceipt]:
+        return self.turns.load(update)
+
+    def probe(self, rollouts: Sequence[Rollout]) -> list[list[np.ndarray]]:
+        self.turns.sample()
+        return self.pool.probe(rollouts)
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerInTurn:
+    """The learner behind the `Learner` protocol. It publishes out of turn: its weights are always there."""
+
+    group: LearnerGroup
+    turns: Turns
+
+    def score(self, rollouts: Sequence[Rollout]) -> Future[list[TokenScores]]:
+        self.turns.score()
+        return self.group.score(rollouts)
+
+    def step(self, batch: TrainingBatch) -> StepResult:
+        self.turns.learn()
+        return self.group.step(batch)
+
+    def publish(self, policy_version: int) -> WeightUpdate:
+        return self.group.publish(policy_version)
+
+    def save(self, directory: Path) -> None:
+        self.turns.learn()
+        self.group.save(directory)
+
+    def load(self, directory: Path) -> None:
+        self.turns.learn()
+        self.group.load(directory)
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceInTurn:
+    """The frozen reference as scorer and as lister of completions."""
+
+    pool: ReferencePool
+    turns: Turns
+
+    def score(self, rollouts: Sequence[Rollout]) -> Future[list[TokenScores]]:
+        self.turns.score()
+        return self.pool.score(rollouts)
+
+    def begin_enumeration(self, request: EnumerationRequest) -> None:
+        self.turns.score()
+        self.pool.begin_enumeration(request)
+
+    def expand(self, indices: Sequence[int], num_expansions: int) -> list[tuple[Enumeration, list[str]]]:
+        self.turns.score()
+        return self.pool.expand(indices, num_expansions)
+
+    def end_enumeration(self) -> None:
+        self.pool.end_enumeration()

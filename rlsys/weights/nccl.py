@@ -1,0 +1,149 @@
+"""Weight transfer by broadcast, from the learner's first rank to all engines at once: NCCL between GPUs, gloo on CPUs.
+
+The learner and the engines form a process group of their own when a version is first published: PyTorch's own groups
+are the learner's and each engine's. Every collective has a deadline. An engine that is lost takes the group with it,
+and a later one cannot join: the run then goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from rlsys.errors import WeightSyncError
+from rlsys.types import WeightUpdate
+from rlsys.weights.plan import Bucket, TensorSlot, fill_buckets, with_checksums
+
+
+@dataclass(frozen=True, slots=True)
+class Meeting:
+    """Where sender and receivers meet: `Meeting("10.0.0.1", 29500, num_engines=4, device_type="cuda", ...)`."""
+
+    host: str
+    port: int
+    num_engines: int
+    device_type: str
+    timeout_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class BroadcastBucket:
+    """A bucket that is sent while engines fetch it, in the order of publication, once."""
+
+    meeting: Meeting
+    slots: tuple[TensorSlot, ...]
+    num_bytes: int
+
+    def fetch(self, timeout_seconds: float) -> Bucket:
+        """Take part in the broadcast of this bucket.
+
+        Raises:
+            WeightSyncError: it did not come in time, or the group is broken.
+        """
+        data = torch.empty(self.num_bytes, dtype=torch.uint8, device=self.meeting.device_type)
+        _broadcast(_join(self.meeting), data)
+        return Bucket(self.slots, data)
+
+
+@dataclass(slots=True)
+class BroadcastTransfer:
+    """The first rank's end. A version is copied, so the learner need not wait; a thread sends it."""
+
+    bucket_bytes: int
+    num_engines: int
+    timeout_seconds: float
+    _meeting: Meeting | None = None
+    _store: Any = None
+    _group: Any = None
+    _sending: threading.Thread | None = None
+    _failure: list[WeightSyncError] = field(default_factory=list)
+
+    def publish(self, named_tensors: Iterable[tuple[str, torch.Tensor]], policy_version: int) -> WeightUpdate:
+        """
+        Raises:
+            WeightSyncError: the version before could not be sent.
+        """
+        self._finish_sending()
+        checksums: dict[str, int] = {}
+        buckets = list(fill_buckets(with_checksums(named_tensors, checksums), self.bucket_bytes))
+        meeting = self._meeting = self._meeting or self._open(buckets[0].data.device.type)
+        sent = tuple(BroadcastBucket(meeting, bucket.slots, bucket.data.numel()) for bucket in buckets)
+        num_bytes = sum(bucket.data.numel() for bucket in buckets)
+        self._sending = threading.Thread(target=self._send, args=(meeting, buckets), name="weight broadcast")
+        self._sending.start()
+        return WeightUpdate(policy_version, sent, checksums, num_bytes, loads="together")
+
+    def _open(self, device_type: str) -> Meeting:
+        host = own_address()
+        self._store = _store(host, 0, self.timeout_seconds, is_master=True)
+        return Meeting(host, self._store.port, self.num_engines, device_type, self.timeout_seconds)
+
+    def _send(self, meeting: Meeting, buckets: list[Bucket]) -> None:
+        try:
+            self._group = self._group or _group(self._store, 0, meeting)
+            while buckets:
+                _broadcast(self._group, buckets.pop(0).data)
+        except WeightSyncError as error:
+            self._failure.append(error)
+
+    def _finish_sending(self) -> None:
+        if self._sending is not None:
+            self._sending.join(self.timeout_seconds)
+            if self._sending.is_alive():
+                raise WeightSyncError(f"the broadcast of the version before took over {self.timeout_seconds:g} s")
+        if self._failure:
+            raise self._failure[0]
+
+
+@lru_cache(maxsize=1)
+def _join(meeting: Meeting) -> Any:
+    """An engine's place in the group, which it keeps: places go in the order of arrival."""
+    try:
+        store = _store(meeting.host, meeting.port, meeting.timeout_seconds)
+        return _group(store, store.add("engines", 1), meeting)
+    except RuntimeError as error:
+        raise WeightSyncError(f"no learner at {meeting.host}:{meeting.port} to get weights from: {error}") from None
+
+
+def _store(host: str, port: int, timeout_seconds: float, is_master: bool = False) -> Any:
+    timeout = timedelta(seconds=timeout_seconds)
+    return dist.TCPStore(host, port, None, is_master, timeout, wait_for_workers=False)  # type: ignore[attr-defined]
+
+
+def _group(store: Any, rank: int, meeting: Meeting) -> Any:
+    """A process group beside PyTorch's default one."""
+    timeout, size = timedelta(seconds=meeting.timeout_seconds), 1 + meeting.num_engines
+    try:
+        if meeting.device_type != "cuda":
+            return dist.ProcessGroupGloo(store, rank, size, timeout=timeout)
+        options = dist.ProcessGroupNCCL.Options()
+        options._timeout = timeout
+        return dist.ProcessGroupNCCL(store, rank, size, options)
+    except RuntimeError as error:
+        raise WeightSyncError(f"the learner and {meeting.num_engines} engines did not meet: {error}") from None
+
+
+def _broadcast(group: Any, data: torch.Tensor) -> None:
+    options = dist.BroadcastOptions()
+    options.rootRank, options.rootTensor = 0, 0
+    try:
+        group.broadcast([data], options).wait()
+        if data.is_cuda:
+            torch.cuda.current_stream().synchronize()
+    except RuntimeError as error:
+        raise WeightSyncError(f"a broadcast of weights failed: {' '.join(str(error).split())}") from None
+
+
+def own_address() -> str:
+    """This node's address as Ray knows it; where there is no Ray, this host's."""
+    import ray
+
+    return ray.util.get_node_ip_address() if ray.is_initialized() else socket.gethostbyname(socket.gethostname())

@@ -1,0 +1,130 @@
+"""Ways of weights and turns through the real actors: the run is the same run, whichever way they go."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from rlsys import build
+from rlsys.config import Config, load_config
+from rlsys.errors import ActorLostError, RolloutError
+from rlsys.ray_session import RaySession, ray_session
+from rlsys.rundir.directory import RunDirectory
+from rlsys.rundir.metrics_file import read_metrics
+from rlsys.train import Parts, train
+from rlsys.weights.sync import probe_gap, sync_and_verify
+
+pytestmark = pytest.mark.timeout(600)
+CLOCKED = ("time/", "throughput/", "sync/seconds")
+
+
+@dataclass(frozen=True)
+class Running:
+    config: Config
+    parts: Parts
+    actors: build.Actors
+
+    def kill_engine(self) -> None:
+        os.kill(ray.get(self.actors.engine.actors[0].ping.remote(), timeout=60), signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RaySession]:
+    with ray_session() as session:
+        yield session
+
+
+@pytest.fixture
+def start(write_config: Callable[[Path], Path], cluster: RaySession, tmp_path: Path) -> Callable[..., Any]:
+    """The actors of a small run with these settings."""
+
+    @contextmanager
+    def started(*overrides: str) -> Iterator[Running]:
+        config = load_config(write_config(tmp_path), ["rollout.engine.kv_cache_memory_bytes=268435456", *overrides])
+        with build.launch(config, cluster.resources) as actors:
+            parts = build.assemble(config, build.load_prompts(config), actors, tmp_path / "logs")
+            yield Running(config, parts, actors)
+
+    return started
+
+
+def rows_of(running: Running, path: Path) -> list[dict[str, Any]]:
+    """Two steps with an evaluation and a checkpoint, without what the clock says."""
+    config = running.config.model_copy(update={"num_steps": 2})
+    with RunDirectory.create(path, config.model_dump(mode="json"), {}) as run:
+        train(running.parts, config, run, run.metrics, lambda: False)
+    return [
+        {key: value for key, value in row.items() if not key.startswith(CLOCKED)}
+        for row in read_metrics(path / "metrics.jsonl")
+    ]
+
+
+@pytest.fixture(scope="module")
+def expected_rows(
+    write_config: Callable[[Path], Path], cluster: RaySession, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, Any]]:
+    """The run through Ray objects, learner and engine side by side."""
+    folder = tmp_path_factory.mktemp("expected")
+    config = load_config(write_config(folder), ["rollout.engine.kv_cache_memory_bytes=268435456"])
+    with build.launch(config, cluster.resources) as actors:
+        parts = build.assemble(config, build.load_prompts(config), actors, folder / "logs")
+        return rows_of(Running(config, parts, actors), folder / "run")
+
+
+def test_in_turns_and_through_shared_memory_it_is_the_same_run(
+    start: Callable[..., Any], expected_rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    with start("rollout.colocated=true", "sync.transfer=ipc") as running:
+        assert rows_of(running, tmp_path / "run") == expected_rows
+        parts, sampling = running.parts, running.config.training_sampling(9)
+        prompts = parts.prompts.next_batch()
+        before = parts.engines.generate(prompts, sampling).result(120)
+        rollouts = [rollout for group in before for rollout in group.rollouts]
+
+        parts.learner.score(rollouts).result(120)  # its turn: the engine sleeps
+        [engine] = running.actors.engine.actors
+        with pytest.raises(ray.exceptions.RayTaskError) as refused:
+            ray.get(engine.generate.remote(prompts, sampling), timeout=60)
+        assert isinstance(refused.value.cause, RolloutError)
+        assert "sleeps until it is given weights" in str(refused.value.cause)
+
+        again = parts.engines.generate(prompts, sampling).result(120)  # woken with the weights that it had
+        assert [r.text for group in again for r in group.rollouts] == [rollout.text for rollout in rollouts]
+
+        pending = parts.engines.generate(prompts, sampling)
+        running.kill_engine()
+        after = pending.result(300)  # another engine, given the learner's memory anew
+        assert [r.text for group in after for r in group.rollouts] == [rollout.text for rollout in rollouts]
+        assert {r.policy_version for group in after for r in group.rollouts} == {2}
+        assert probe_gap(parts.learner, parts.engines, rollouts[:4], 1e-4, 2, 120.0) < 1e-4
+
+
+def test_by_broadcast_it_is_the_same_run(
+    start: Callable[..., Any], expected_rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """A lost engine takes the group with it: the run is told to start again from its checkpoint, at once."""
+    with start("sync.transfer=nccl", "sync.bucket_mib=1") as running:
+        assert rows_of(running, tmp_path / "run") == expected_rows
+        sync_and_verify(running.parts.learner, running.parts.engines, 7)
+        pending = running.parts.engines.generate(
+            running.parts.prompts.next_batch(), running.config.training_sampling(9)
+        )
+        running.kill_engine()
+        with pytest.raises(ActorLostError, match="weights of version 7 went to all engines together"):
+            pending.result(120)
+
+
+def test_two_ranks_share_two_devices_with_two_engines(start: Callable[..., Any], tmp_path: Path) -> None:
+    overrides = ["learner.num_ranks=2", "rollout.num_engines=2", "learner.zero_stage=2", "rollout.colocated=true"]
+    with start(*overrides, "sync.transfer=ipc") as running:
+        _, *steps = rows_of(running, tmp_path / "run")
+        assert [row["sync/checksum_ok"] for row in steps] == [1, 1]
+        assert max(row["sync/logprob_gap_max"] for row in steps) < 1e-4

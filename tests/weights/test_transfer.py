@@ -1,0 +1,121 @@
+"""Every way from the learner's tensors to an engine's hands, each between real processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from rlsys.errors import WeightSyncError
+from rlsys.types import WeightUpdate
+from rlsys.weights.ipc import SharedBucket, SharedMemoryTransfer
+from rlsys.weights.nccl import BroadcastTransfer
+from rlsys.weights.plan import alias_buckets, checksum, open_bucket
+from rlsys.weights.transfer import TransferSettings, fetch_buckets, merge_updates, open_transfer
+from tests.weights.engines import SECONDS, Engines
+
+CPU = torch.device("cpu")
+
+
+def named_tensors() -> dict[str, torch.Tensor]:
+    """Two views of one block, as in an optimizer's flat buffer, a tensor of its own, and one that is transposed."""
+    generator = torch.Generator().manual_seed(0)
+    flat = torch.randn(20, generator=generator)
+    return {
+        "a": flat[:6].view(2, 3),
+        "b": flat[8:12],
+        "c": torch.randn(7, generator=generator).to(torch.bfloat16),
+        "d": torch.randn(2, 5, generator=generator).T,
+    }
+
+
+def test_a_bucket_of_shared_memory_is_the_tensors_own() -> None:
+    tensors = named_tensors()
+    first, second, third = alias_buckets(tensors.items())
+    assert [[slot.name for slot in bucket.slots] for bucket in (first, second, third)] == [["a", "b"], ["c"], ["d"]]
+    assert [slot.offset for slot in first.slots] == [0, 32]
+    assert first.data.data_ptr() == tensors["a"].data_ptr()
+    opened = dict(pair for bucket in (first, second, third) for pair in open_bucket(bucket))
+    assert all(torch.equal(opened[name], tensor) for name, tensor in tensors.items())
+    tensors["b"].fill_(5.0)
+    tensors["d"].fill_(5.0)
+    assert opened["b"].tolist() == [5.0] * 4
+    assert 5.0 not in opened["d"]  # a copy: it was not contiguous
+
+
+@pytest.fixture(scope="module")
+def engines() -> Any:
+    started = Engines(2)
+    yield started
+    started.close()
+
+
+@pytest.mark.parametrize("make", [SharedMemoryTransfer, lambda: BroadcastTransfer(16, 2, SECONDS)], ids=["ipc", "nccl"])
+def test_engines_receive_version_after_version(engines: Engines, make: Callable[[], Any]) -> None:
+    transfer, tensors = make(), named_tensors()
+    for version in (1, 2, 3):
+        update = transfer.publish(tensors.items(), version)
+        expected = {name: checksum(tensor) for name, tensor in tensors.items()}
+        assert update.checksums == expected
+        assert engines.load(update) == [(version, expected)] * 2
+        for tensor in tensors.values():
+            tensor.mul_(1.5)
+    assert engines.load(transfer.publish(tensors.items(), 4)) != [(4, expected)] * 2
+
+
+def test_the_learner_goes_on_in_the_memory_that_it_shares(engines: Engines) -> None:
+    """Nothing is copied at publication: what an engine would read later is what the learner holds then."""
+    tensors = named_tensors()
+    del tensors["d"]
+    update = SharedMemoryTransfer().publish(tensors.items(), 1)
+    tensors["b"].add_(1.0)
+    later = {name: checksum(tensor) for name, tensor in tensors.items()}
+    assert later["b"] != update.checksums["b"]
+    assert engines.load(update) == [(1, later)] * 2
+    assert update.loads == "while_published"
+
+
+def test_an_engine_on_another_device_is_told_so(engines: Engines) -> None:
+    update = SharedMemoryTransfer().publish(named_tensors().items(), 1)
+    elsewhere = tuple(SharedBucket("GPU-1", bucket.slots, bucket.handle) for bucket in update.buckets)
+    [(_, message), _] = engines.load(merge_updates([WeightUpdate(1, elsewhere, {}, 0)]))
+    assert message.startswith("sync.transfer 'ipc': the engine is on cpu of ")
+    assert message.endswith("the learner on GPU-1: use 'nccl' or 'object_store' between devices")
+
+
+def test_each_engine_takes_what_lies_on_its_own_device(engines: Engines) -> None:
+    """Ranks that share GPUs with engines all publish; their updates are merged into one."""
+    tensors = named_tensors()
+    own = SharedMemoryTransfer()
+    update = own.publish(tensors.items(), 1)
+    elsewhere = WeightUpdate(1, tuple(SharedBucket("GPU-1", b.slots, ()) for b in update.buckets), {}, 0)
+    merged = merge_updates([update, None, elsewhere])
+    assert (len(merged.buckets), merged.checksums, merged.loads) == (6, update.checksums, "while_published")
+    assert engines.load(merged) == [(1, update.checksums)] * 2
+
+
+def test_a_broadcast_to_engines_that_do_not_come_ends_at_its_deadline() -> None:
+    transfer = BroadcastTransfer(16, 1, timeout_seconds=1.0)
+    transfer.publish(named_tensors().items(), 1)
+    with pytest.raises(WeightSyncError, match=r"did not meet|took over 1 s"):
+        transfer.publish(named_tensors().items(), 2)
+
+
+def test_a_receiver_whose_learner_is_gone_is_told_so() -> None:
+    transfer = BroadcastTransfer(16, 1, timeout_seconds=1.0)
+    update = transfer.publish(named_tensors().items(), 1)
+    with pytest.raises(WeightSyncError):
+        transfer.publish(named_tensors().items(), 2)
+    del transfer
+    with pytest.raises(WeightSyncError, match=r"no learner at|did not meet|broadcast of weights failed"):
+        list(fetch_buckets(update, CPU, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("ipc", "SharedMemoryTransfer"), ("nccl", "BroadcastTransfer"), ("object_store", "ObjectStoreTransfer")],
+)
+def test_the_name_chooses_the_transfer(name: Any, kind: str) -> None:
+    assert type(open_transfer(TransferSettings(name, 1 << 20, 1, 60.0))).__name__ == kind
