@@ -1,0 +1,146 @@
+"""Attention within each of several sequences that lie end to end in one row, for models of transformers.
+
+    lengths 3, 3, 2 -> one row [1, 8], position_ids 0 1 2 0 1 2 0 1, Packing(starts 0 3 6 8, runs (2, 3), (1, 2))
+
+A packed pass gives the model `packed_arguments`; the keyword `packing` comes out at every attention layer, which is
+`attend` here. On a GPU in half precision the whole row is one call of torch's FlashAttention for ragged batches;
+anywhere else neighbours of equal length are one batch, so nothing is padded there either. A pass without the keyword
+is what it is with transformers' own "sdpa": caches, masks and padding work as ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from inspect import signature
+from itertools import accumulate, groupby
+from typing import Any
+
+import torch
+
+from rlsys.errors import ConfigError
+
+_NAME = "rlsys"
+_REFUSED = ("softcap", "s_aux", "position_bias", "indices", "block_indices")  # what else models ask of attention
+_MAX_FLASH_HEAD = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """Where the B sequences of a row lie."""
+
+    starts: torch.Tensor  # int32 [B + 1], the last one is the row's length
+    runs: tuple[tuple[int, int], ...]  # (num_sequences, length) of neighbours that are equally long
+
+    @classmethod
+    def of(cls, lengths: Sequence[int]) -> Packing:
+        starts = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+        return cls(starts, tuple((len(list(run)), length) for length, run in groupby(lengths)))
+
+    @property
+    def max_length(self) -> int:
+        return max(length for _, length in self.runs)
+
+    def to(self, device: torch.device) -> Packing:
+        return Packing(self.starts.to(device), self.runs)
+
+
+def enable_packing(language_model: Any) -> None:
+    """Let every attention layer of the model be `attend`.
+
+    An architecture that does not call its attention through transformers' interface stays as it is.
+    """
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    ALL_ATTENTION_FUNCTIONS.register(_NAME, attend)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(_NAME, sdpa_mask)
+    language_model.set_attn_implementation(_NAME)
+
+
+def packed_arguments(packing: Packing) -> dict[str, Any]:
+    """What the model is called with beside `input_ids` and `position_ids` [1 N].
+
+    transformers makes no mask where one with four axes is given; `attend` does not look at it.
+    """
+    no_mask = torch.ones((1, 1, 1, 1), dtype=torch.bool, device=packing.starts.device)
+    return {"attention_mask": no_mask, "packing": packing, "use_cache": False}
+
+
+def attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    packing: Packing | None = None,
+    **settings: Any,
+) -> tuple[torch.Tensor, None]:
+    """An attention function of transformers: query [B H N d], key and value [B Hkv N d] to ([B N H d], no weights).
+
+    Raises:
+        ConfigError: the model asks for something that neither this nor "sdpa" computes.
+    """
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    if asked := [name for name in _REFUSED if settings.get(name) is not None]:
+        names = ", ".join(asked)
+        raise ConfigError(
+            f"model.path: {type(module).__name__} asks its attention for {names}, which the learner does not do yet"
+        )
+    if packing is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
+    assert not settings.get("dropout")
+    states, scaling, window = (query, key, value), settings.get("scaling"), settings.get("sliding_window")
+    if _fits_flash(*states):
+        return _attend_ragged(*states, packing, scaling, window), None
+    sizes = [num_sequences * length for num_sequences, length in packing.runs]
+    outputs = []
+    for (num_sequences, length), *parts in zip(
+        packing.runs, *(part[0].split(sizes, 1) for part in states), strict=True
+    ):
+        batch = (part.unflatten(1, (num_sequences, length)).transpose(0, 1) for part in parts)  # [n H L d]
+        mask = _band(length, window, query.device) if window is not None and window < length else None
+        output, _ = sdpa_attention_forward(module, *batch, mask, scaling=scaling, is_causal=True)
+        outputs.append(output.flatten(0, 1))
+    return torch.cat(outputs)[None], None
+
+
+def _fits_flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
+    head = query.shape[-1]
+    is_half = query.dtype in (torch.bfloat16, torch.float16)
+    return query.is_cuda and is_half and head == value.shape[-1] and head % 8 == 0 and head <= _MAX_FLASH_HEAD
+
+
+def _attend_ragged(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    packing: Packing,
+    scaling: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    from torch.nn.attention import varlen
+
+    varlen_attn: Any = varlen.varlen_attn
+    query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))  # [N H d]
+    settings: dict[str, Any] = {"scale": scaling, "window_size": (-1 if window is None else window - 1, 0)}
+    if query.shape[1] != key.shape[1]:
+        if _takes_grouped_heads(varlen_attn):
+            settings["enable_gqa"] = True
+        else:
+            key, value = (states.repeat_interleave(query.shape[1] // key.shape[1], 1) for states in (key, value))
+    starts, longest = packing.starts, packing.max_length
+    return varlen_attn(query, key, value, starts, starts, longest, longest, **settings)[None]
+
+
+@cache
+def _takes_grouped_heads(varlen_attn: Callable[..., Any]) -> bool:
+    """torch 2.13's does; 2.11's wants as many heads of keys and values as of queries."""
+    return "enable_gqa" in signature(varlen_attn).parameters
+
+
+def _band(length: int, window: int, device: torch.device) -> torch.Tensor:
+    """[1 1 L L]: a token sees itself and the `window` - 1 tokens before it."""
+    return torch.ones((1, 1, length, length), dtype=torch.bool, device=device).tril().triu(1 - window)
