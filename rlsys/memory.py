@@ -89,6 +89,7 @@ def learner_parts(config: Config, model: Architecture, on_gpu: bool) -> list[Par
     share = f", 1/{ranks}" if ranks > 1 else ""
     is_cut, accumulated = stage > 0, accumulation_bytes(config)
     master = 0 if stage == 0 and width == 4 else 4
+    activations = activation_bytes_per_token(model, width, on_gpu)
     parts = [
         Part(f"parameters, {dtype}{share if stage == 3 else ''}", width * _over(size, ranks if stage == 3 else 1)),
         Part(
@@ -97,7 +98,7 @@ def learner_parts(config: Config, model: Architecture, on_gpu: bool) -> list[Par
             rests=True,
         ),
         *_gradient_parts(config, size, accumulated, on_gpu),
-        Part("activations", config.learner.microbatch_tokens * activation_bytes_per_token(model, width), "backward"),
+        Part("activations", config.learner.microbatch_tokens * activations, "backward"),
         Part("logits, a chunk at a time", logit_bytes(config, model, with_gradient=True), "backward"),
         Part("gradient of the output head", 2 * width * model.num_head_parameters, "backward"),
         Part("float32 gradients and update", _step_bytes(config, size, accumulated), "optimizer step"),
@@ -178,16 +179,17 @@ def accumulation_bytes(config: Config) -> int:
     return 4 if asked in ("fp32", "float32", "float") else BYTES[config.model.dtype]
 
 
-def activation_bytes_per_token(model: Architecture, width: int) -> int:
-    """What autograd keeps of the forward pass for the backward pass, per token of a microbatch, padding included.
+def activation_bytes_per_token(model: Architecture, width: int, on_gpu: bool) -> int:
+    """What autograd keeps of the forward pass for the backward pass, per token of a microbatch.
 
     A root-mean-square norm keeps its input in float32 and what it has normalized; every matrix product its input;
-    attention its queries, keys, values, output and one float32 per head; the gated MLP gate, its activation, the other
-    factor and the product.
+    attention its queries, keys, values, output and one float32 per head, and the output once more where it is put
+    together from parts (`rlsys.attention`); the gated MLP gate, its activation, the other factor and the product.
     """
     hidden, query, kv = model.hidden_size, model.query_size, model.kv_size
     norm = (4 + width) * hidden
-    attention = width * (2 * query + 2 * kv) + 4 * model.num_heads
+    is_whole = on_gpu and width < 4
+    attention = width * ((2 if is_whole else 3) * query + 2 * kv) + 4 * model.num_heads
     if model.has_qk_norm:
         attention += (4 + width) * (query + kv)
     layer = 2 * (norm + width * hidden) + attention + 4 * width * model.intermediate_size

@@ -1,6 +1,6 @@
 """From ragged rollouts to microbatches: which rollouts share a forward pass, and the tensors of that pass.
 
-Rows are padded on the right only, so that causal attention needs no mask: no valid token ever sees the padding.
+The sequences of a microbatch lie end to end in one row, so no token is computed that is not one of theirs.
 """
 
 from __future__ import annotations
@@ -11,21 +11,26 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from rlsys.attention import Packing
 from rlsys.types import Rollout
 
 
 @dataclass(frozen=True, slots=True)
 class Microbatch:
-    """The tensors of one forward pass over B sequences of at most L tokens, completions of at most T tokens."""
+    """The tensors of one forward pass over B sequences of N tokens in all, completions of at most T tokens."""
 
-    input_ids: torch.Tensor  # int64 [B L], right-padded
+    input_ids: torch.Tensor  # int64 [N], the sequences end to end
+    position_ids: torch.Tensor  # int64 [N], from 0 in each sequence
+    packing: Packing
     completion_ids: torch.Tensor  # int64 [B T], right-padded
     completion_mask: torch.Tensor  # bool [B T]
-    predicting_positions: torch.Tensor  # int64 [num_completion_tokens], into the flattened [B * L] hidden states
+    predicting_positions: torch.Tensor  # int64 [num_completion_tokens], into the N hidden states
 
     def to(self, device: torch.device) -> Microbatch:
         return Microbatch(
             self.input_ids.to(device),
+            self.position_ids.to(device),
+            self.packing.to(device),
             self.completion_ids.to(device),
             self.completion_mask.to(device),
             self.predicting_positions.to(device),
@@ -38,7 +43,7 @@ def num_tokens(rollout: Rollout) -> int:
 
 
 def plan_microbatches(lengths: Sequence[int], microbatch_tokens: int, multiple_of: int = 1) -> list[list[int]]:
-    """Group sequences of similar length so that no microbatch, padding included, exceeds `microbatch_tokens`.
+    """Group sequences of similar length so that no microbatch exceeds `microbatch_tokens`.
 
     The number of microbatches is a multiple of `multiple_of` (ranks must run equally many); some may be empty.
     The plan depends on the lengths alone, so the policy and the reference see the same microbatches.
@@ -59,9 +64,8 @@ def plan_microbatches(lengths: Sequence[int], microbatch_tokens: int, multiple_o
     num_microbatches = max(1, -(-len(filled) // multiple_of)) * multiple_of
     balanced = _share_out(by_length, lengths, num_microbatches)
     num_empty = max(0, num_microbatches - len(lengths))
-    if balanced.count([]) <= num_empty and all(
-        _padded_tokens(group, lengths) <= microbatch_tokens for group in balanced
-    ):
+    largest_sum = max(sum(lengths[index] for index in group) for group in balanced)
+    if balanced.count([]) <= num_empty and largest_sum <= microbatch_tokens:
         return balanced
     while len(filled) < num_microbatches:
         filled.append([])
@@ -73,17 +77,20 @@ def plan_microbatches(lengths: Sequence[int], microbatch_tokens: int, multiple_o
 
 
 def _fill_up(by_length: list[int], lengths: Sequence[int], microbatch_tokens: int) -> list[list[int]]:
-    """As few groups of neighbours as fit: a group is closed when the next, longer sequence would not fit in."""
+    """As few groups of neighbours as fit: a group is closed when the next sequence would not fit in."""
     groups: list[list[int]] = []
+    room = 0
     for index in by_length:
-        if not groups or (len(groups[-1]) + 1) * lengths[index] > microbatch_tokens:
+        if lengths[index] > room:
             groups.append([])
+            room = microbatch_tokens
         groups[-1].append(index)
+        room -= lengths[index]
     return groups
 
 
 def _share_out(by_length: list[int], lengths: Sequence[int], num_groups: int) -> list[list[int]]:
-    """Cut the sorted sequences into groups of about equal token counts, whatever their padding."""
+    """Cut the sorted sequences into groups of about equal token counts."""
     groups: list[list[int]] = [[] for _ in range(num_groups)]
     total, before = sum(lengths), 0
     for index in by_length:
@@ -92,30 +99,32 @@ def _share_out(by_length: list[int], lengths: Sequence[int], num_groups: int) ->
     return groups
 
 
-def _padded_tokens(group: list[int], lengths: Sequence[int]) -> int:
-    return len(group) * max((lengths[index] for index in group), default=0)
-
-
 def build_microbatch(rollouts: Sequence[Rollout]) -> Microbatch:
-    """The tensors for one forward pass over `rollouts` (at least one)."""
-    max_length = max(num_tokens(rollout) for rollout in rollouts)
+    """The tensors for one forward pass over `rollouts` (at least one).
+
+    The pass is fastest where rollouts of equal length are neighbours, as `plan_microbatches` has them.
+    """
+    lengths = [num_tokens(rollout) for rollout in rollouts]
+    starts = np.cumsum([0, *lengths[:-1]])
     max_completion = max(len(rollout.completion_ids) for rollout in rollouts)
-    input_ids = np.zeros((len(rollouts), max_length), dtype=np.int64)
     completion_ids = np.zeros((len(rollouts), max_completion), dtype=np.int64)
     completion_mask = np.zeros((len(rollouts), max_completion), dtype=bool)
-    positions = []
     for row, rollout in enumerate(rollouts):
-        start, length = len(rollout.prompt_ids), len(rollout.completion_ids)
-        input_ids[row, :start] = rollout.prompt_ids
-        input_ids[row, start : start + length] = rollout.completion_ids
+        length = len(rollout.completion_ids)
         completion_ids[row, :length] = rollout.completion_ids
         completion_mask[row, :length] = True
-        positions.append(row * max_length + np.arange(start - 1, start + length - 1))
+    pieces = [ids for rollout in rollouts for ids in (rollout.prompt_ids, rollout.completion_ids)]
+    predicting = [
+        start + np.arange(len(rollout.prompt_ids) - 1, length - 1)
+        for start, length, rollout in zip(starts, lengths, rollouts, strict=True)
+    ]
     return Microbatch(
-        torch.from_numpy(input_ids),
+        torch.from_numpy(np.concatenate(pieces).astype(np.int64)),
+        torch.from_numpy(np.concatenate([np.arange(length) for length in lengths])),
+        Packing.of(lengths),
         torch.from_numpy(completion_ids),
         torch.from_numpy(completion_mask),
-        torch.from_numpy(np.concatenate(positions)),
+        torch.from_numpy(np.concatenate(predicting)),
     )
 
 

@@ -33,7 +33,7 @@ def test_every_sequence_is_in_one_microbatch_and_none_is_too_large(
 ) -> None:
     plan = plan_microbatches(lengths, microbatch_tokens, multiple_of)
     assert sorted(index for group in plan for index in group) == list(range(len(lengths)))
-    assert all(len(group) * max(lengths[index] for index in group) <= microbatch_tokens for group in plan if group)
+    assert all(sum(lengths[index] for index in group) <= microbatch_tokens for group in plan)
     assert len(plan) % multiple_of == 0
     assert plan
 
@@ -65,8 +65,10 @@ def test_plans_by_hand() -> None:
     assert plan_microbatches([5], 5, multiple_of=3).count([]) == 2
 
 
-def test_one_long_sequence_costs_one_microbatch_more_and_not_many() -> None:
-    assert len(plan_microbatches([10] * 255 + [4000], 8192)) <= 3
+def test_what_counts_is_the_sum_of_the_lengths() -> None:
+    assert plan_microbatches([2, 7, 3], 12) == [[0, 2, 1]]
+    assert plan_microbatches([2, 8, 3], 12) == [[0, 2], [1]]
+    assert len(plan_microbatches([10] * 255 + [4000], 10 * 255 + 4000)) == 1
 
 
 def test_a_sequence_that_fits_nowhere() -> None:
@@ -75,13 +77,17 @@ def test_a_sequence_that_fits_nowhere() -> None:
 
 
 def test_tensors_by_hand() -> None:
-    """Two rows of at most 4 tokens: the state that predicts a token is the one before it."""
-    microbatch = build_microbatch([rollout([10, 11], [12, 13]), rollout([20], [21])])
-    assert microbatch.input_ids.tolist() == [[10, 11, 12, 13], [20, 21, 0, 0]]
-    assert microbatch.completion_ids.tolist() == [[12, 13], [21, 0]]
-    assert microbatch.completion_mask.tolist() == [[True, True], [True, False]]
-    assert microbatch.predicting_positions.tolist() == [1, 2, 4 + 0]
-    assert microbatch.input_ids.dtype == microbatch.predicting_positions.dtype == torch.int64
+    """Sequences of 4, 2 and 2 tokens: the state that predicts a token is the one before it."""
+    microbatch = build_microbatch([rollout([10, 11], [12, 13]), rollout([20], [21]), rollout([30], [31])])
+    assert microbatch.input_ids.tolist() == [10, 11, 12, 13, 20, 21, 30, 31]
+    assert microbatch.position_ids.tolist() == [0, 1, 2, 3, 0, 1, 0, 1]
+    assert microbatch.packing.starts.tolist() == [0, 4, 6, 8]
+    assert microbatch.packing.runs == ((1, 4), (2, 2))
+    assert microbatch.completion_ids.tolist() == [[12, 13], [21, 0], [31, 0]]
+    assert microbatch.completion_mask.tolist() == [[True, True], [True, False], [True, False]]
+    assert microbatch.predicting_positions.tolist() == [1, 2, 4, 6]
+    for tensor in (microbatch.input_ids, microbatch.position_ids, microbatch.predicting_positions):
+        assert tensor.dtype == torch.int64
 
 
 @given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=8))
@@ -93,7 +99,7 @@ def test_each_predicting_position_precedes_its_token(shapes: list[tuple[int, int
         for prompt, completion in shapes
     ]
     microbatch = build_microbatch(rollouts)
-    before = microbatch.input_ids.flatten()[microbatch.predicting_positions]
+    before = microbatch.input_ids[microbatch.predicting_positions]
     predicted = microbatch.completion_ids[microbatch.completion_mask]
     assert (before + 1).tolist() == predicted.tolist()
     assert predicted.tolist() == [token for one in rollouts for token in one.completion_ids]
@@ -112,8 +118,9 @@ def test_the_placeholder_is_one_prediction() -> None:
 
 def test_tensors_move_together() -> None:
     moved = build_microbatch([PLACEHOLDER]).to(torch.device("meta"))
-    names = ("input_ids", "completion_ids", "completion_mask", "predicting_positions")
+    names = ("input_ids", "position_ids", "completion_ids", "completion_mask", "predicting_positions")
     assert {getattr(moved, name).device.type for name in names} == {"meta"}
+    assert moved.packing.starts.device.type == "meta"
 
 
 def test_no_rank_is_left_without_work_while_there_is_enough() -> None:
