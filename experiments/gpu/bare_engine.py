@@ -1,6 +1,6 @@
 """vLLM alone on the prompts of a run, for `bench.py`: as fast as vLLM's own entry point is, without anything of ours.
 
-Prints one line of JSON last: tokens per second of each pass, the first left out.
+Writes the tokens per second of each pass, the first left out, beside the configuration file.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ import sys
 import time
 from pathlib import Path
 
-from rlsys.build import load_prompts
 from rlsys.config import load_config
 
 NUM_PASSES = 4
+RESULT_FILE = "bare_engine.json"
 
 
 def main(file: str, overrides: list[str]) -> None:
     from vllm import LLM, SamplingParams
     from vllm.inputs import TokensPrompt
+
+    from rlsys.build import load_prompts
 
     config = load_config(Path(file), overrides)
     rollout, prompts = config.rollout, load_prompts(config)
@@ -43,7 +45,7 @@ def main(file: str, overrides: list[str]) -> None:
         outputs = engine.generate(batch, params, use_tqdm=False)
         num_tokens = sum(len(completion.token_ids) for output in outputs for completion in output.outputs)
         rates.append(num_tokens / (time.perf_counter() - start))
-    print("\n" + json.dumps({"tokens_per_second": rates[1:]}))
+    Path(file).with_name(RESULT_FILE).write_text(json.dumps(rates[1:]) + "\n")
 
 
 if __name__ == "__main__":

@@ -5,13 +5,14 @@ alone; the device's matrix rate. Weights are random and made on the spot, comple
 downloaded. The table comes last; everything that it is computed from is under `--out`.
 
     python -m experiments.gpu.bench --out runs/bench           two models of 3 billion parameters, a CUDA device
-    python -m experiments.gpu.bench --out runs/bench --tiny    models of 0.1 million, on what is there: a rehearsal
+    python -m experiments.gpu.bench --out runs/bench --tiny    models of 0.4 million, on what is there: a rehearsal
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from typing import Any
 import torch
 import yaml
 
+from experiments.gpu.bare_engine import RESULT_FILE
 from rlsys.architecture import Architecture, read_architecture
 from rlsys.rundir.metrics_file import read_metrics
 
@@ -55,8 +57,8 @@ class Size:
 FULL = Size(32, 8, 64, 1024, 2240, 4, 8192, "bfloat16", 1200)
 TINY = Size(4, 2, 8, 16, 64, 2, 256, "float32", 600)
 TINY_NUMBERS = {
-    "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "intermediate_size": 128, "vocab_size": 512, "max_position_embeddings": 64, "head_dim": 16,
+    "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "intermediate_size": 256, "vocab_size": 512, "max_position_embeddings": 64, "head_dim": 32,
 }  # fmt: skip
 
 
@@ -97,6 +99,7 @@ def measure(name: str, size: Size, out: Path, settings: list[str], is_tiny: bool
     """All numbers of one model."""
     folder = out / name
     architecture = make_model(name, folder / "model", size, is_tiny)
+    shutil.rmtree(folder / "runs", ignore_errors=True)
     config = write_config(folder, size)
     run = [sys.executable, "-m", "rlsys", "train", str(config), *settings]
     with sampled_memory() as peaks:
@@ -104,7 +107,7 @@ def measure(name: str, size: Size, out: Path, settings: list[str], is_tiny: bool
     bare = [sys.executable, "-m", "experiments.gpu.bare_engine", str(config), *settings]
     call(bare, folder / "bare.txt", size.seconds)
     rows = [row for row in read_metrics(folder / "runs" / "bench" / "metrics.jsonl") if row["step"] > NUM_WARM_UP_STEPS]
-    bare_rates = json.loads((folder / "bare.txt").read_text().splitlines()[-1])["tokens_per_second"]
+    bare_rates = json.loads((folder / RESULT_FILE).read_text())
     middle = {key: statistics.median(row[key] for row in rows) for key in rows[0] if isinstance(rows[0][key], float)}
     flops = training_flops_per_token(architecture, size)
     return {
@@ -122,6 +125,7 @@ def measure(name: str, size: Size, out: Path, settings: list[str], is_tiny: bool
 def make_model(name: str, folder: Path, size: Size, is_tiny: bool) -> Architecture:
     """A model folder with random weights, and a tokenizer that knows the digits."""
     from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import logging
 
     from rlsys.data.arithmetic.tokenizer import build_tokenizer
 
@@ -129,6 +133,7 @@ def make_model(name: str, folder: Path, size: Size, is_tiny: bool) -> Architectu
     numbers |= TINY_NUMBERS if is_tiny else {}
     kind = numbers.pop("model_type")
     if not (folder / "config.json").is_file():
+        logging.disable_progress_bar()
         torch.manual_seed(0)
         tokenizer = build_tokenizer()
         config = AutoConfig.for_model(
@@ -250,7 +255,7 @@ def table(results: dict[str, Any]) -> str:
     for name, found in results["models"].items():
         lines.append(name.partition("--")[2])
         if "failed" in found:
-            lines += ["  failed: " + found["failed"].splitlines()[0], ""]
+            lines += ["  failed: " + found["failed"].splitlines()[-1], ""]
             continue
         share = found["rollout_tokens_per_second"] / found["bare_tokens_per_second"]
         memory = found["peak_memory_gib"]

@@ -41,7 +41,7 @@ def test_the_table_sets_each_figure_beside_its_aim() -> None:
     text = table({
         "about": {"date": "2026-11-26", "device": "H100", "torch": "2.13.0"},
         "matrix_flops": 9e14,
-        "models": {"owner--Model-3B": FOUND, "owner--Other": {"failed": "out of memory\nmore"}},
+        "models": {"owner--Model-3B": FOUND, "owner--Other": {"failed": "exit status 1\nout of memory"}},
     })  # fmt: skip
     assert text.splitlines() == [
         "2026-11-26, H100, 2.13.0",
