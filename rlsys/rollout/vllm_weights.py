@@ -1,7 +1,6 @@
 """vLLM's side of a weight sync: load published buckets, refresh derived copies, read back what the engine holds.
 
-Runs inside vLLM's worker. The worker-side calls (`start_weight_update`, `update_weights`, `finish_weight_update`) and
-the engine interface below are the same from vLLM 0.25 to 0.32.
+Runs inside vLLM's worker, with vLLM 0.25 to 0.32.
 """
 
 from __future__ import annotations
@@ -81,7 +80,7 @@ def repack_embeddings(model: nn.Module) -> None:
     """Rebuild the copy of the output head that vLLM's CPU kernels compute with.
 
     vLLM packs it when it first loads and leaves it as it was on reload: with tied embeddings the engine would go on
-    computing logits with the old head.
+    computing logits with the old head. (In 0.25 a tied head is the embedding itself, which is packed anew.)
     """
     if not current_platform.is_cpu():
         return

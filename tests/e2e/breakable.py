@@ -26,7 +26,11 @@ class BreakableRolloutActor(RolloutActor):
             self._rotary_cache().mul_(2.0)  # a power of two: nothing is lost
         self.fault = fault
         self._repack = getattr(self, "_repack", vllm_weights.repack_embeddings)
-        vllm_weights.repack_embeddings = (lambda model: None) if fault == "stale packed head" else self._repack
+        [head] = self._engine._engine.apply_model(lambda model: model.lm_head.cpu_linear)
+        is_stale = fault == "stale packed head"
+        vllm_weights.repack_embeddings = (
+            (lambda model: setattr(model.lm_head, "cpu_linear", head)) if is_stale else self._repack
+        )
 
     @ray.method(concurrency_group="engine")
     def load(self, update: WeightUpdate, timeout_seconds: float) -> WeightReceipt:

@@ -146,7 +146,7 @@ def test_limits_go_to_the_engine_of_their_prompt(running: Running) -> None:
     [
         ("stale tensor", "does not hold what was published"),
         ("dropped bucket", "does not hold what was published"),
-        ("stale packed head", "#packed@lm_head"),
+        ("stale packed head", "#packed"),
         ("wrong version", "stamps policy version"),
         ("stale derived state", "differ by"),
     ],
