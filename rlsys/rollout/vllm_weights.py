@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from vllm.config import set_current_vllm_config
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
     WeightTransferInitInfo,
@@ -49,16 +50,19 @@ class BucketTransferEngine(WeightTransferEngine[BucketInitInfo, BucketUpdateInfo
         """Nothing to connect: the buckets come with the call."""
 
     def start_weight_update(self) -> None:
-        initialize_layerwise_reload(self.model)
+        with set_current_vllm_config(self.vllm_config):  # which the worker of 0.25 leaves out
+            initialize_layerwise_reload(self.model)
 
     def update_weights(self, update_info: dict[str, Bucket]) -> None:
         self.receive_weights(self.parse_update_info(update_info))
 
     def receive_weights(self, update_info: BucketUpdateInfo) -> None:
-        self.model.load_weights((name, tensor.to(self.device)) for name, tensor in open_bucket(update_info.bucket))
+        with set_current_vllm_config(self.vllm_config):
+            self.model.load_weights((name, tensor.to(self.device)) for name, tensor in open_bucket(update_info.bucket))
 
     def finish_weight_update(self) -> None:
-        finalize_layerwise_reload(self.model, self.model_config)
+        with set_current_vllm_config(self.vllm_config):
+            finalize_layerwise_reload(self.model, self.model_config)
         repack_embeddings(self.model)
 
     def shutdown(self) -> None:
