@@ -175,8 +175,7 @@ def shared_device(rank: Sequence[Part], reference: Sequence[Part], engine: Holdi
 
 def accumulation_bytes(config: Config) -> int:
     """Of one gradient value that is added up over microbatches: the parameters' type, or what DeepSpeed is told."""
-    asked = config.learner.deepspeed.get("data_types", {}).get("grad_accum_dtype")
-    return 4 if asked in ("fp32", "float32", "float") else BYTES[config.model.dtype]
+    return 4 if config.learner.adds_gradients_in_float32 else BYTES[config.model.dtype]
 
 
 def activation_bytes_per_token(model: Architecture, width: int, on_gpu: bool) -> int:

@@ -215,13 +215,15 @@ def test_choices_of_an_algorithm_that_do_not_fit(example: Path, overrides: list[
         ("rollout.max_offpolicy_steps=1", "rollout.max_offpolicy_steps is 1, but with rollout.colocated engines sleep"),
         ("learner.zero_stage=3", "learner.zero_stage is 3, but rollout.colocated moves the optimizer's state out"),
         ("learner.zero_stage=0", "learner.zero_stage is 0, but rollout.colocated moves the optimizer's state out"),
+        ("learner.deepspeed={data_types: {grad_accum_dtype: fp32}}", "learner.zero_stage is 1 with bfloat16 weights "
+         "and float32 gradients, whose optimizer DeepSpeed does not move"),
         ("sync.transfer=nccl", "sync.transfer is 'nccl', which connects different GPUs, but rollout.colocated shares"),
         ("rollout.engine.enable_sleep_mode=false", "rollout.engine.enable_sleep_mode is set by rollout.colocated: an "
          "engine must sleep where it shares its GPU"),
     ],
 )  # fmt: skip
 def test_colocation_that_cannot_be(example: Path, override: str, message: str) -> None:
-    assert refused(example, "rollout.colocated=true", override).startswith(message)
+    assert refused(example, "model.dtype=bfloat16", "rollout.colocated=true", override).startswith(message)
 
 
 @pytest.mark.parametrize(

@@ -96,3 +96,8 @@ class LearnerConfig(Section):
         if "stage" in self.deepspeed.get("zero_optimization", {}):
             raise ValueError("deepspeed.zero_optimization.stage is set by learner.zero_stage")
         return self
+
+    @property
+    def adds_gradients_in_float32(self) -> bool:
+        """Whether DeepSpeed is told to add gradients up in float32, whatever the parameters' type."""
+        return self.deepspeed.get("data_types", {}).get("grad_accum_dtype") in ("fp32", "float32", "float")

@@ -141,6 +141,11 @@ class Config(Section):
                 f"learner.zero_stage is {learner.zero_stage}, but rollout.colocated moves the optimizer's state out of "
                 "the way between updates, which DeepSpeed does in stages 1 and 2"
             )
+        if learner.zero_stage == 1 and self.model.dtype == "bfloat16" and learner.adds_gradients_in_float32:
+            raise ValueError(
+                "learner.zero_stage is 1 with bfloat16 weights and float32 gradients, whose optimizer DeepSpeed does "
+                "not move out of the way, as rollout.colocated needs: make it 2"
+            )
         if self.sync.transfer == "nccl":
             raise ValueError(
                 "sync.transfer is 'nccl', which connects different GPUs, but rollout.colocated shares each: use ipc, "

@@ -8,7 +8,7 @@ import torch
 from rlsys import attention
 from rlsys.attention import Packing, attend
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
 LENGTHS = [300, 17, 17, 1, 128]
 
