@@ -84,7 +84,28 @@ def _gpu() -> Check:
         return Check("GPU", True, "none: everything runs on the CPU")
     except (subprocess.SubprocessError, OSError) as error:
         return Check("GPU", False, f"nvidia-smi fails ({error}): look at the driver")
-    return Check("GPU", True, "; ".join(answer.stdout.strip().splitlines()))
+    found = "; ".join(answer.stdout.strip().splitlines())
+    fault = cuda_fault()
+    return Check("GPU", fault is None, f"{found}, but {fault}" if fault else found)
+
+
+def cuda_fault() -> str | None:
+    """Why PyTorch cannot use the GPU that is there, and what to do; None where it can."""
+    import torch
+
+    if torch.cuda.is_available():
+        return None
+    if torch.version.cuda is None:
+        return f"PyTorch {torch.__version__} is a build without CUDA: run `make setup ACCELERATOR=cuda`"
+    try:
+        torch.cuda.init()
+        reason = "it finds no device"
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+    return (
+        f"PyTorch {torch.__version__}, built for CUDA {torch.version.cuda}, cannot use it ({reason}): "
+        "update the driver, or install a PyTorch for an older CUDA"
+    )
 
 
 def _compiler() -> Check:

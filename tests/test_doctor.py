@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from rlsys import doctor
 from rlsys.doctor import Check, examine
@@ -43,9 +44,37 @@ def test_without_nvidia_smi_all_is_fine_on_the_cpu(programs: Path) -> None:
     assert checks()["GPU"] == Check("GPU", True, "none: everything runs on the CPU")
 
 
-def test_gpus_are_listed(programs: Path) -> None:
+TWO_GPUS = "H200, 143771 MiB, 570.1; H200, 143771 MiB, 570.1"
+
+
+def found_gpus(programs: Path) -> Check:
     add_program(programs / "nvidia-smi", "echo 'H200, 143771 MiB, 570.1'; echo 'H200, 143771 MiB, 570.1'")
-    assert checks()["GPU"] == Check("GPU", True, "H200, 143771 MiB, 570.1; H200, 143771 MiB, 570.1")
+    return checks()["GPU"]
+
+
+def test_gpus_that_pytorch_can_use_are_listed(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert found_gpus(programs) == Check("GPU", True, TWO_GPUS)
+
+
+def test_a_gpu_that_pytorch_was_not_built_for_is_a_fault(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    fault = f"PyTorch {torch.__version__} is a build without CUDA: run `make setup ACCELERATOR=cuda`"
+    assert found_gpus(programs) == Check("GPU", False, f"{TWO_GPUS}, but {fault}")
+
+
+def test_a_driver_too_old_for_pytorch_is_a_fault(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040).\nMore words.")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "init", refuse)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    check = found_gpus(programs)
+    assert not check.is_fine
+    assert "built for CUDA 13.0, cannot use it (The NVIDIA driver on your system is too old (found" in check.text
+    assert check.text.endswith("): update the driver, or install a PyTorch for an older CUDA")
 
 
 def test_a_driver_that_fails_is_a_fault(programs: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import ray
 
-from rlsys.actors.process import redirect_output
+from rlsys.actors.process import check_device, redirect_output
 from rlsys.actors.wire import WireMinibatch, WireRollouts, WireScores, cut
 from rlsys.learner.deepspeed_learner import DeepSpeedLearner, LearnerSettings, Rendezvous, import_deepspeed
 from rlsys.types import StepResult, WeightUpdate
@@ -20,6 +20,7 @@ class LearnerActor:
 
     def start(self, settings: LearnerSettings, log_file: str | None) -> None:
         redirect_output(log_file)
+        check_device()
         self._settings = settings
 
     def ping(self) -> int:

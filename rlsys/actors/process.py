@@ -1,10 +1,15 @@
-"""What every actor process does first: send its output to a file in the run directory."""
+"""What an actor process does first: see that it has the device it was given, send its output to a file."""
 
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
+
+import ray
+
+from rlsys.doctor import cuda_fault
+from rlsys.errors import ConfigError
 
 
 def redirect_output(log_file: str | None) -> None:
@@ -18,3 +23,13 @@ def redirect_output(log_file: str | None) -> None:
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
+
+
+def check_device() -> None:
+    """Where Ray has given this process a GPU, PyTorch can use it: else it would work on the CPU without a word.
+
+    Raises:
+        ConfigError: PyTorch is a build without CUDA, or does not go with the driver.
+    """
+    if ray.get_gpu_ids() and (fault := cuda_fault()):
+        raise ConfigError(f"Ray counts a GPU on {ray.util.get_node_ip_address()}, but {fault}")

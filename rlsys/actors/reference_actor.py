@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import ray
 import torch
 
-from rlsys.actors.process import redirect_output
+from rlsys.actors.process import check_device, redirect_output
 from rlsys.actors.wire import WireRollouts, WireScores, cut
 from rlsys.data.packing import PLACEHOLDER
 from rlsys.oracle.enumeration import CompletionSpace, Enumeration, EnumerationRequest, PrefixSearch, find_stop_ids
@@ -18,6 +18,7 @@ class ReferenceActor:
     def start(self, model_path: str, dtype: str, log_file: str | None) -> None:
         """Load the model and run it once: first calls are slow."""
         redirect_output(log_file)
+        check_device()
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._scorer = build_scorer(model_path, dtype).to(self._device)
         score_microbatch(self._scorer, [PLACEHOLDER], self._device)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from rlsys.actors.process import redirect_output
+from rlsys.actors.process import check_device, redirect_output
 from rlsys.actors.wire import WireRollouts, flatten_groups
 from rlsys.rollout.vllm_engine import EngineSettings, VllmEngine
 from rlsys.types import Prompt, RolloutGroup, Sampling, WeightReceipt, WeightUpdate
@@ -28,6 +28,7 @@ class RolloutActor:
     def start(self, settings: EngineSettings, log_file: str | None) -> None:
         """Load the model, in the thread that will step the engine."""
         redirect_output(log_file)
+        check_device()
         self._engine = VllmEngine(settings)
 
     @ray.method(concurrency_group="engine")

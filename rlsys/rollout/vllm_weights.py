@@ -57,8 +57,10 @@ class BucketTransferEngine(WeightTransferEngine[BucketInitInfo, BucketUpdateInfo
         self.receive_weights(self.parse_update_info(update_info))
 
     def receive_weights(self, update_info: BucketUpdateInfo) -> None:
+        bucket = update_info.bucket
+        on_device = Bucket(bucket.slots, bucket.data.to(self.device))
         with set_current_vllm_config(self.vllm_config):
-            self.model.load_weights((name, tensor.to(self.device)) for name, tensor in open_bucket(update_info.bucket))
+            self.model.load_weights(open_bucket(on_device))
 
     def finish_weight_update(self) -> None:
         with set_current_vllm_config(self.vllm_config):
