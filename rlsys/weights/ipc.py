@@ -58,7 +58,7 @@ class SharedMemoryTransfer:
 
 def _share(bucket: Bucket) -> SharedBucket:
     if bucket.data.is_cuda:
-        torch.cuda.current_stream().synchronize()  # what was written is there before another process looks
+        torch.cuda.synchronize()  # what was written is there before another process looks
         _, arguments = reduce_tensor(bucket.data)
         return SharedBucket(place_of(bucket.data.device), bucket.slots, arguments)
     handle = bucket.data.untyped_storage()._share_filename_cpu_()
