@@ -1,15 +1,16 @@
 """Learner and engines on the same devices: one works, the other gives its memory back meanwhile.
 
 Engines sleep (vLLM's level 2: neither weights nor cache stay) while anything is scored or learned, and wake by loading
-weights. The learner's optimizer rests in host memory from the next load of weights to the next update. The loop
-knows nothing of this: it is given engines, a learner and a reference that take their turn when they are asked for work.
+weights. The learner's optimizer is in host memory but for its updates and checkpoints. The loop knows nothing of this:
+it is given engines, a learner and a reference that take their turn when they are asked for work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -30,26 +31,25 @@ from rlsys.types import (
     WeightUpdate,
 )
 
+T = TypeVar("T")
+
 
 @dataclass(slots=True)
 class Turns:
-    """Who holds the devices. At the start the engines are awake and the learner rests."""
+    """Who holds the devices. Outside its own turn the learner rests; at the start the engines are awake."""
 
     engines: RolloutPool
     learner: LearnerGroup
     _engines_sleep: bool = field(default=False, init=False)
-    _learner_rests: bool = field(default=True, init=False)
 
     def sample(self) -> None:
         """Engines are about to work with the weights that they were last given."""
-        self._rest_learner()
         if self._engines_sleep:
             self.engines.wake()
             self._engines_sleep = False
 
     def load(self, update: WeightUpdate) -> list[WeightReceipt]:
         """Engines get new weights, and are awake."""
-        self._rest_learner()
         receipts = self.engines.load(update)
         self._engines_sleep = False
         return receipts
@@ -60,17 +60,13 @@ class Turns:
             self.engines.sleep()
             self._engines_sleep = True
 
-    def learn(self) -> None:
-        """The learner is about to use its optimizer."""
+    def learn(self, work: Callable[[], T]) -> T:
+        """Let the learner use its optimizer. After an error it does not rest: nothing comes after that."""
         self.score()
-        if self._learner_rests:
-            self.learner.resume()
-            self._learner_rests = False
-
-    def _rest_learner(self) -> None:
-        if not self._learner_rests:
-            self.learner.rest()
-            self._learner_rests = True
+        self.learner.resume()
+        result = work()
+        self.learner.rest()
+        return result
 
 
 def take_turns(
@@ -115,19 +111,16 @@ class LearnerInTurn:
         return self.group.score(rollouts)
 
     def step(self, batch: TrainingBatch) -> StepResult:
-        self.turns.learn()
-        return self.group.step(batch)
+        return self.turns.learn(lambda: self.group.step(batch))
 
     def publish(self, policy_version: int) -> WeightUpdate:
         return self.group.publish(policy_version)
 
     def save(self, directory: Path) -> None:
-        self.turns.learn()
-        self.group.save(directory)
+        self.turns.learn(lambda: self.group.save(directory))
 
     def load(self, directory: Path) -> None:
-        self.turns.learn()
-        self.group.load(directory)
+        self.turns.learn(lambda: self.group.load(directory))
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ def parts(journal: list[str]) -> tuple[Any, Any, Any]:
 
 
 def test_a_step(parts: tuple[Any, Any, Any], journal: list[str]) -> None:
-    """The engines wake by loading, the optimizer comes back for the update alone."""
+    """The engines wake by loading, the optimizer is there for the update alone."""
     engines, learner, reference = parts
     engines.load(learner.publish(0))
     assert engines.generate([], None) == "engines.generate"
@@ -50,8 +50,8 @@ def test_a_step(parts: tuple[Any, Any, Any], journal: list[str]) -> None:
     assert journal == [
         "learner.publish", "engines.load", "engines.generate",
         "engines.sleep", "reference.score", "learner.score",
-        "learner.resume", "learner.step",
-        "learner.publish", "learner.rest", "engines.load", "engines.generate",
+        "learner.resume", "learner.step", "learner.rest",
+        "learner.publish", "engines.load", "engines.generate",
     ]  # fmt: skip
 
 
@@ -74,11 +74,9 @@ def test_whoever_has_the_turn_is_not_disturbed(parts: tuple[Any, Any, Any], jour
     for _ in range(2):
         learner.score([])
         reference.expand([], 1)
-        learner.step(None)
-    assert [call for call in journal if call.endswith(("sleep", "resume", "rest", "wake"))] == [
-        "engines.sleep",
-        "learner.resume",
-    ]
+    assert journal == [
+        "engines.sleep", "learner.score", "reference.expand", "learner.score", "reference.expand"
+    ]  # fmt: skip
 
 
 def test_a_checkpoint_needs_the_optimizer(parts: tuple[Any, Any, Any], journal: list[str]) -> None:
@@ -87,9 +85,9 @@ def test_a_checkpoint_needs_the_optimizer(parts: tuple[Any, Any, Any], journal: 
     engines.load(UPDATE)
     learner.save(None)
     assert journal == [
-        "engines.sleep", "learner.resume", "learner.load",
-        "learner.rest", "engines.load",
-        "engines.sleep", "learner.resume", "learner.save",
+        "engines.sleep", "learner.resume", "learner.load", "learner.rest",
+        "engines.load",
+        "engines.sleep", "learner.resume", "learner.save", "learner.rest",
     ]  # fmt: skip
 
 
