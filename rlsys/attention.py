@@ -24,6 +24,7 @@ from rlsys.errors import ConfigError
 _NAME = "rlsys"
 _REFUSED = ("softcap", "s_aux", "position_bias", "indices", "block_indices")  # what else models ask of attention
 _MAX_FLASH_HEAD = 256
+_FIRST_FLASH_CAPABILITY = (8, 0)  # Ampere
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,9 @@ def attend(
 def _fits_flash(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
     head = query.shape[-1]
     is_half = query.dtype in (torch.bfloat16, torch.float16)
-    return query.is_cuda and is_half and head == value.shape[-1] and head % 8 == 0 and head <= _MAX_FLASH_HEAD
+    if not (query.is_cuda and is_half and head == value.shape[-1] and head % 8 == 0 and head <= _MAX_FLASH_HEAD):
+        return False
+    return torch.cuda.get_device_capability(query.device) >= _FIRST_FLASH_CAPABILITY
 
 
 def _attend_ragged(

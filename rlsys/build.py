@@ -90,7 +90,7 @@ def assemble(config: Config, prompts: PromptSets, actors: Actors, logs: Path | N
 
     def start_engines() -> RolloutPool:
         settings = _engine_settings(config, prompts.max_tokens)
-        return RolloutPool(actors.engine, settings, logs, deadlines, republish=learner.publish)
+        return RolloutPool(actors.engine, settings, logs, deadlines, learner)
 
     engines = None if config.rollout.colocated else start_engines()
     learner.begin_joining()
@@ -219,6 +219,8 @@ def _engine_settings(config: Config, max_prompt_tokens: int) -> EngineSettings:
 
 def _learner_settings(config: Config, transfer: TransferName) -> LearnerSettings:
     learner = config.learner
+    # Engines load behind the batches that they have been asked for.
+    patience = config.deadlines.sync + config.rollout.max_offpolicy_steps * config.deadlines.generate
     return LearnerSettings(
         model_path=whole_path(config.model.path),
         dtype=config.model.dtype,
@@ -232,9 +234,7 @@ def _learner_settings(config: Config, transfer: TransferName) -> LearnerSettings
         warmup_steps=learner.warmup_steps,
         decay_steps=learner.decay_steps,
         zero_stage=learner.zero_stage,
-        transfer=TransferSettings(
-            transfer, config.sync.bucket_mib << 20, config.rollout.num_engines, config.deadlines.sync
-        ),
+        transfer=TransferSettings(transfer, config.sync.bucket_mib << 20, config.rollout.num_engines, patience),
         deepspeed=learner.deepspeed,
     )
 

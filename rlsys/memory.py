@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from rlsys.algorithms.logprobs import CHUNK_ELEMENTS
 from rlsys.architecture import Architecture
 from rlsys.config import Config
-from rlsys.rollout.vllm_engine import SHARED_GPU_UTILIZATION
+from rlsys.rollout.vllm_engine import BATCHED_TOKENS, SHARED_GPU_UTILIZATION
 from rlsys.scoring import LOGITS_PER_CHUNK
 
 GIB = 1 << 30
@@ -29,10 +29,10 @@ GRAPH_BYTES = 1 * GIB
 LIBRARY_BYTES = round(0.75 * GIB)
 """Assumed: what a process without a GPU holds before it has a model (imports of torch, vLLM, DeepSpeed, Ray)."""
 
+_RESTING_BLOCKS = 3
 _ENGINE_CONTEXT = "CUDA and its graphs, assumed"
 _BUCKET_ELEMENTS = 500_000_000  # DeepSpeed's reduce_bucket_size
 _LIVE_ELEMENTS = 1_000_000_000  # DeepSpeed's stage3_max_live_parameters, and its sub_group_size
-_BATCHED_TOKENS = 2048  # vLLM's max_num_batched_tokens, where nothing is set
 _UTILIZATION = 0.92  # vLLM's gpu_memory_utilization
 _KV_BLOCK = 16
 _CPU_KV_BYTES = 1 * GIB  # rollout.vllm_engine's default on a CPU
@@ -125,7 +125,7 @@ def reference_parts(config: Config, model: Architecture, on_gpu: bool) -> list[P
 def engine_holding(config: Config, model: Architecture, max_prompt_tokens: int, gpu_bytes: int | None) -> EngineHolding:
     """One rollout engine on a GPU of `gpu_bytes` (None: on a CPU, where vLLM is given a fixed cache)."""
     width, extra = BYTES[config.model.dtype], config.rollout.engine
-    batched = int(extra.get("max_num_batched_tokens") or _BATCHED_TOKENS)
+    batched = int(extra.get("max_num_batched_tokens") or BATCHED_TOKENS)
     num_seqs = int(extra.get("max_num_seqs", 512))
     parts = [Part(f"parameters, {config.model.dtype}", width * model.num_parameters)]
     working = batched * layer_bytes_per_token(model, width) + 4 * 4 * num_seqs * model.vocab_size
@@ -151,11 +151,11 @@ def engine_holding(config: Config, model: Architecture, max_prompt_tokens: int, 
     )
 
 
-def shared_device(rank: Sequence[Part], reference: Sequence[Part], engine: Holding) -> Holding:
+def shared_device(rank: Sequence[Part], reference: Sequence[Part], engine: Holding, scoring: int) -> Holding:
     """A GPU that a learner rank, its reference and an engine share in turns (`actors.turns`).
 
-    While the engine samples, the optimizer rests in host memory; while the learner works, the engine sleeps and keeps
-    what vLLM does not give back.
+    While the engine samples, the optimizer rests in host memory, and `scoring` bytes of the learner's last forward pass
+    may still be held; while the learner works, the engine sleeps and keeps what vLLM does not give back.
     """
     phases = Holding(tuple(rank)).phases
     resting = [part for part in rank if part.rests]
@@ -167,10 +167,18 @@ def shared_device(rank: Sequence[Part], reference: Sequence[Part], engine: Holdi
             *reference,
             *(replace(part, name=f"engine: {part.name}") for part in asleep),
             *(replace(part, name=f"engine: {part.name}", phase="sampling") for part in awake),
+            Part("learner: scoring, what its allocator keeps", scoring, "sampling"),
             *(replace(part, phase=phase) for phase in phases for part in resting),
             *(part for part in rank if part.phase),
         )
     )
+
+
+def resting_bytes(rank: Sequence[Part]) -> int:
+    """Host memory of a rank's optimizer at rest: master weights and two moments, each page-locked as one block, whose
+    size PyTorch rounds up to a power of two."""
+    blocks = [_over(part.num_bytes, _RESTING_BLOCKS) for part in rank if part.rests]
+    return sum(_RESTING_BLOCKS * (1 << (size - 1).bit_length()) for size in blocks)
 
 
 def accumulation_bytes(config: Config) -> int:

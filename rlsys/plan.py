@@ -140,7 +140,9 @@ def _schedule_lines(config: Config) -> list[str]:
         "schedule",
         f"  evaluation     every {evaluation.every_num_steps} steps: {evaluation.num_problems} problems x "
         f"{evaluation.num_samples} samples",
-        f"  checkpoint     every {checkpoint.every_num_steps} steps, the last {checkpoint.keep_last}{best} are kept",
+        f"  checkpoint     every {checkpoint.every_num_steps} steps, the last {checkpoint.keep_last}{best} are kept"
+        if checkpoint.every_num_steps
+        else "  checkpoint     none, but where the run is stopped",
         f"  off-policy     rollouts at most {config.rollout.max_offpolicy_steps} steps old",
     ]
 

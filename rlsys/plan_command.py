@@ -17,7 +17,16 @@ from rlsys.config.reading import read_yaml
 from rlsys.config.section import Section
 from rlsys.errors import ConfigError
 from rlsys.hub_access import hub_answers, is_cached, is_hub_id
-from rlsys.memory import GIB, Holding, engine_holding, learner_parts, reference_parts, shared_device
+from rlsys.memory import (
+    GIB,
+    Holding,
+    engine_holding,
+    learner_parts,
+    reference_parts,
+    resting_bytes,
+    scoring_bytes,
+    shared_device,
+)
 from rlsys.model_folder import check_model_path
 from rlsys.plan import describe_cache, describe_engine, describe_holding, join_sections, plan_sections
 from rlsys.ray_session import find_resources
@@ -231,11 +240,10 @@ def memory_lines(
     who = "the learner" if learner.num_ranks == 1 else f"each of {learner.num_ranks} learner ranks"
     title = f"{who}, ZeRO-{learner.zero_stage}" + (", with a frozen reference" if beside else "")
     if on_gpu and config.rollout.colocated:
-        shared = shared_device(rank, beside, engine.holding)
+        shared = shared_device(rank, beside, engine.holding, scoring_bytes(config, model))
         lines += describe_holding(f"{title} and an engine, in turns", shared, available)
         lines.append(describe_cache(engine, longest))
-        resting = sum(part.num_bytes for part in rank if part.rests)
-        lines.append(f"    in host memory, while the engine samples: {resting / GIB:.1f} for each rank")
+        lines.append(f"    host memory for the optimizer at rest: {resting_bytes(rank) / GIB:.1f} for each rank")
         return lines
     lines += describe_holding(title, Holding((*rank, *beside)), available)
     who = "the engine" if config.rollout.num_engines == 1 else f"each of {config.rollout.num_engines} engines"

@@ -20,6 +20,8 @@ from rlsys.memory import (
     learner_parts,
     logit_bytes,
     reference_parts,
+    resting_bytes,
+    shared_device,
 )
 from rlsys.scoring import CompletionScorer
 from rlsys.types import Rollout
@@ -149,3 +151,28 @@ def test_activations_are_what_autograd_keeps(kind: str, dtype: str) -> None:
     architecture = parse_architecture(numbers | {"model_type": kind}, kind)
     expected = num_tokens * activation_bytes_per_token(architecture, width, on_gpu=False)
     assert sum(kept.values()) - logits == pytest.approx(expected, rel=0.03)
+
+
+def test_a_device_in_turns_holds_one_party_at_a_time() -> None:
+    """The optimizer is there but while the engine samples; what an engine keeps asleep is always there."""
+    shared = Config.model_validate(
+        TREE | {"rollout": TREE["rollout"] | {"colocated": True}, "learner": {"microbatch_tokens": 64}}
+    )
+    rank, reference = learner_parts(shared, MODEL, on_gpu=True), reference_parts(shared, MODEL, on_gpu=True)
+    engine = engine_holding(shared, MODEL, max_prompt_tokens=8, gpu_bytes=10 * GIB)
+    assert engine.holding.peak_bytes == 5 * GIB  # half of the device
+    together = shared_device(rank, reference, engine.holding, scoring=7)
+    assert together.phases == ["sampling", "backward", "optimizer step", "checkpoint"]
+    optimizer = 12 * MODEL.num_parameters
+    for phase in together.phases:
+        held = sum(part.num_bytes for part in together.parts if part.phase == phase and part.rests)
+        assert held == (0 if phase == "sampling" else optimizer)
+    asleep = next(part.num_bytes for part in engine.holding.parts if "CUDA and its graphs" in part.name)
+    assert together.phase_bytes("sampling") == 5 * GIB - asleep + 7
+    own = sum(part.num_bytes for part in rank if not part.phase and not part.rests)
+    assert together.always_bytes == own + Holding(tuple(reference)).always_bytes + asleep
+
+
+def test_a_resting_optimizer_takes_blocks_that_are_powers_of_two() -> None:
+    """133,952 parameters: three blocks of 4 bytes each, 535,808, which are rounded up to 2**20."""
+    assert resting_bytes(learner_parts(config(), MODEL, on_gpu=True)) == 3 << 20

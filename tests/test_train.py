@@ -64,7 +64,7 @@ def test_the_order_of_a_synchronous_run(toy_config: MakeConfig) -> None:
     assert toy.journal == [
         ("publish", 0), ("load", 0), ("generate", 0), *evaluate, ("row", 0),
         ("generate", 1), *judge, ("step", 1), ("publish", 1), ("load", 1), ("row", 1),
-        ("generate", 2), *judge, *rescore, ("step", 2), ("publish", 2), ("load", 2), ("score", "policy"), ("probe", 2),
+        ("generate", 2), *judge, *rescore, ("step", 2), ("publish", 2), ("load", 2), ("probe", 2), ("score", "policy"),
         ("generate", 2), *evaluate, ("row", 2), ("save", 2),
     ]  # fmt: skip
 

@@ -8,10 +8,12 @@ from typing import Any, Generic, TypeVar
 
 import ray
 
-from rlsys.actors.seats import ObjectRef
+from rlsys.actors.seats import Actor, ObjectRef
 from rlsys.errors import ActorLostError, DeadlineError, RlsysError
 
 T = TypeVar("T")
+
+_PING_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,15 @@ def get(
         raise failure(f"{waiting_for}: {_first_line(error.cause)}") from error
     except ray.exceptions.RayError as error:  # a worker or an object was lost with its machine
         raise ActorLostError(f"{waiting_for}: {_first_line(error)}") from None
+
+
+def find_lost(members: Sequence[Actor], waiting_for: str) -> None:
+    """Ask actors whether they are there, after an error that the loss of one may have caused in another.
+
+    Raises:
+        ActorLostError: one is gone.
+    """
+    get([member.ping.remote() for member in members], _PING_SECONDS, waiting_for, RlsysError)
 
 
 def _first_line(error: BaseException) -> str:

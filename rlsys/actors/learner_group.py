@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rlsys.actors.futures import get
+from rlsys.actors.futures import find_lost, get
 from rlsys.actors.seats import ObjectRef, Seats
 from rlsys.actors.sharing import score_on, share_out
 from rlsys.actors.wire import WireBatch, WireMinibatch
@@ -25,8 +25,6 @@ from rlsys.types import (
     WeightUpdate,
 )
 from rlsys.weights.transfer import merge_updates
-
-_PING_SECONDS = 30.0
 
 
 class LearnerGroup:
@@ -113,6 +111,12 @@ class LearnerGroup:
         try:
             return get(references, deadline_seconds, waiting_for, LearnerError)
         except LearnerError:
-            pings = [member.ping.remote() for member in self.members]
-            get(pings, _PING_SECONDS, f"{waiting_for}: looking for lost ranks", LearnerError)
+            self.find_lost(waiting_for)
             raise
+
+    def find_lost(self, waiting_for: str) -> None:
+        """
+        Raises:
+            ActorLostError: a rank is gone.
+        """
+        find_lost(self.members, f"{waiting_for}: looking for lost ranks")

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from rlsys.actors.futures import get
+from rlsys.actors.futures import find_lost, get
+from rlsys.actors.learner_group import LearnerGroup
 from rlsys.actors.rollout_stream import MAX_ATTEMPTS, RolloutStream, read_all
 from rlsys.actors.seats import Actor, ObjectRef, Seats
 from rlsys.actors.wire import cut
 from rlsys.config import DeadlineConfig
-from rlsys.errors import ActorLostError, DeadlineError, RolloutError
+from rlsys.errors import ActorLostError, DeadlineError, RolloutError, WeightSyncError
 from rlsys.protocols import Future
 from rlsys.rollout.vllm_engine import EngineSettings
 from rlsys.types import (
@@ -37,15 +38,15 @@ class RolloutPool:
         settings: EngineSettings,
         logs: Path | None,
         deadlines: DeadlineConfig,
-        republish: Callable[[int], WeightUpdate] | None = None,
+        learner: LearnerGroup | None = None,
     ) -> None:
         """
         Args:
-            republish: gives fresh handles for the version that the learner holds, for engines that load it again.
+            learner: publishes the version that it holds anew, for engines that must load it again.
         """
         self._seats = seats
         self._deadlines = deadlines
-        self._republish = republish
+        self._learner = learner
         self._last_update: WeightUpdate | None = None
         self._num_outstanding = 0
         self.num_restarts = 0
@@ -107,7 +108,17 @@ class RolloutPool:
         self._last_update = update
         seconds = self._deadlines.sync
         references: list[ObjectRef] = [member.load.remote(update, seconds) for member in self.members]
-        return [self._receipt(index, reference, update) for index, reference in enumerate(references)]
+        try:
+            return [self._receipt(index, reference, update) for index, reference in enumerate(references)]
+        except (RolloutError, WeightSyncError):
+            self._find_lost(f"weights of version {update.policy_version}")
+            raise
+
+    def _find_lost(self, waiting_for: str) -> None:
+        """Where one engine complains because another, or the learner, is gone, the loss is what is reported."""
+        find_lost(self.members, f"{waiting_for}: looking for lost engines")
+        if self._learner is not None:
+            self._learner.find_lost(waiting_for)
 
     def sleep(self) -> None:
         """Let every engine give its device's memory back until it loads weights again."""
@@ -134,9 +145,9 @@ class RolloutPool:
         update = self._last_update
         if update is None or update.loads == "any_time":
             return update
-        if update.loads == "together" or self._republish is None:
+        if update.loads == "together" or self._learner is None:
             raise ActorLostError(f"{who}: weights of version {update.policy_version} went to all engines together")
-        return self._republish(update.policy_version)
+        return self._learner.publish(update.policy_version)
 
     def _receipt(self, index: int, reference: ObjectRef, update: WeightUpdate) -> WeightReceipt:
         what = f"weights of version {update.policy_version} into engine {index}"

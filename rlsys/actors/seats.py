@@ -78,7 +78,8 @@ def reserve(plan: PlacementPlan, deadline_seconds: float) -> PlacementGroup:
 
 
 def _environment(slot: ActorSlot) -> dict[str, str]:
-    """Environment of one actor: its share of the cores, and on CPU no compilation, which would not pay there."""
+    """Environment of one actor: its share of the cores; on a CPU no compilation, which would not pay there; on a GPU
+    float32 that is float32, also in vLLM's Triton kernels, or its log-probs would not be the learner's."""
     environment = {
         "OMP_NUM_THREADS": str(slot.num_threads),
         "TOKENIZERS_PARALLELISM": "false",
@@ -86,6 +87,8 @@ def _environment(slot: ActorSlot) -> dict[str, str]:
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_NO_USAGE_STATS": "1",
     }
-    if slot.num_gpus == 0:
+    if slot.num_gpus > 0:
+        environment["TRITON_F32_DEFAULT"] = "ieee"
+    else:
         environment |= {"DS_ACCELERATOR": "cpu", "TORCH_COMPILE_DISABLE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     return environment

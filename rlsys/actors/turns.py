@@ -42,7 +42,7 @@ class Turns:
     learner: LearnerGroup
     _engines_sleep: bool = field(default=False, init=False)
 
-    def sample(self) -> None:
+    def wake_engines(self) -> None:
         """Engines are about to work with the weights that they were last given."""
         if self._engines_sleep:
             self.engines.wake()
@@ -54,7 +54,7 @@ class Turns:
         self._engines_sleep = False
         return receipts
 
-    def score(self) -> None:
+    def rest_engines(self) -> None:
         """The learner or the reference is about to run a forward pass."""
         if not self._engines_sleep:
             self.engines.sleep()
@@ -62,7 +62,7 @@ class Turns:
 
     def learn(self, work: Callable[[], T]) -> T:
         """Let the learner use its optimizer. After an error it does not rest: nothing comes after that."""
-        self.score()
+        self.rest_engines()
         self.learner.resume()
         result = work()
         self.learner.rest()
@@ -88,14 +88,14 @@ class EnginesInTurn:
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, limits: Sequence[int] | None = None
     ) -> Future[list[RolloutGroup]]:
-        self.turns.sample()
+        self.turns.wake_engines()
         return self.pool.generate(prompts, sampling, limits)
 
     def load(self, update: WeightUpdate) -> list[WeightReceipt]:
         return self.turns.load(update)
 
     def probe(self, rollouts: Sequence[Rollout]) -> list[list[np.ndarray]]:
-        self.turns.sample()
+        self.turns.wake_engines()
         return self.pool.probe(rollouts)
 
 
@@ -107,7 +107,7 @@ class LearnerInTurn:
     turns: Turns
 
     def score(self, rollouts: Sequence[Rollout]) -> Future[list[TokenScores]]:
-        self.turns.score()
+        self.turns.rest_engines()
         return self.group.score(rollouts)
 
     def step(self, batch: TrainingBatch) -> StepResult:
@@ -131,15 +131,15 @@ class ReferenceInTurn:
     turns: Turns
 
     def score(self, rollouts: Sequence[Rollout]) -> Future[list[TokenScores]]:
-        self.turns.score()
+        self.turns.rest_engines()
         return self.pool.score(rollouts)
 
     def begin_enumeration(self, request: EnumerationRequest) -> None:
-        self.turns.score()
+        self.turns.rest_engines()
         self.pool.begin_enumeration(request)
 
     def expand(self, indices: Sequence[int], num_expansions: int) -> list[tuple[Enumeration, list[str]]]:
-        self.turns.score()
+        self.turns.rest_engines()
         return self.pool.expand(indices, num_expansions)
 
     def end_enumeration(self) -> None:

@@ -36,7 +36,8 @@ class EvaluationConfig(Section):
 
 
 class CheckpointConfig(Section):
-    every_num_steps: int = Field(default=40, ge=1)
+    every_num_steps: int = Field(default=40, ge=0)
+    """0: none, but where the run is stopped: for measurements, since without a checkpoint nothing goes on."""
     keep_last: int = Field(default=2, ge=1)
     keep_best: bool = True
     """Keep the one with the highest pass@1 on the held-out problems too."""
@@ -139,7 +140,7 @@ class Config(Section):
         if learner.zero_stage not in (1, 2):
             raise ValueError(
                 f"learner.zero_stage is {learner.zero_stage}, but rollout.colocated moves the optimizer's state out of "
-                "the way between updates, which DeepSpeed does in stages 1 and 2"
+                "the way between updates, which is possible in stages 1 and 2"
             )
         if learner.zero_stage == 1 and self.model.dtype == "bfloat16" and learner.adds_gradients_in_float32:
             raise ValueError(

@@ -19,6 +19,9 @@ from rlsys.errors import ConfigError, RolloutError
 from rlsys.types import Prompt, Rollout, RolloutGroup, Sampling, WeightReceipt
 from rlsys.weights.plan import Bucket
 
+BATCHED_TOKENS = 8192
+"""Of all sequences together, what a step of the engine may compute."""
+
 SHARED_GPU_UTILIZATION = 0.5
 """Of a GPU that engine and learner share, what the engine may take while it is awake."""
 
@@ -244,14 +247,14 @@ def _defaults(settings: EngineSettings) -> dict[str, Any]:
         "enable_prefix_caching": False,
         "disable_log_stats": True,
         "max_num_seqs": 512,
+        "max_num_batched_tokens": max(BATCHED_TOKENS, settings.max_model_len),
     }
     if torch.cuda.is_available():
         if settings.shares_device:
             defaults |= {"enable_sleep_mode": True, "gpu_memory_utilization": SHARED_GPU_UTILIZATION}
     else:
         # vLLM rewinds a request's own random generator after a partial prefill, which a CPU generator cannot do.
-        defaults |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(8192, settings.max_model_len)}
-        defaults |= {"enforce_eager": True, "kv_cache_memory_bytes": 1 << 30}
+        defaults |= {"enable_chunked_prefill": False, "enforce_eager": True, "kv_cache_memory_bytes": 1 << 30}
     return defaults
 
 

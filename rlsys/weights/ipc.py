@@ -27,7 +27,7 @@ class SharedBucket:
     """Tensors in the memory of another process on the same device."""
 
     place: str
-    """The device: `GPU-5a1e...`, or `cpu of host-3`."""
+    """The device: a GPU's UUID, or `cpu of host-3`."""
     slots: tuple[TensorSlot, ...]
     handle: tuple[Any, ...]
 
@@ -72,7 +72,7 @@ def place_of(device: torch.device) -> str:
     return f"cpu of {socket.gethostname()}"
 
 
-def here(buckets: Sequence[Any], place: str) -> list[Any]:
+def buckets_at(buckets: Sequence[Any], place: str) -> list[Any]:
     """Of what several learner ranks have published, what lies at `place`.
 
     Raises:

@@ -22,6 +22,9 @@ from rlsys.errors import WeightSyncError
 from rlsys.types import WeightUpdate
 from rlsys.weights.plan import Bucket, TensorSlot, fill_buckets, with_checksums
 
+_WATCHDOG_PATIENCE = 2.0
+"""NCCL's watchdog ends the whole process: our deadline comes first, but for the first meeting, which has no other."""
+
 
 @dataclass(frozen=True, slots=True)
 class Meeting:
@@ -43,13 +46,13 @@ class BroadcastBucket:
     num_bytes: int
 
     def fetch(self, timeout_seconds: float) -> Bucket:
-        """Take part in the broadcast of this bucket.
+        """Take part in the broadcast of this bucket; all members have one deadline, the meeting's.
 
         Raises:
             WeightSyncError: it did not come in time, or the group is broken.
         """
         data = torch.empty(self.num_bytes, dtype=torch.uint8, device=self.meeting.device_type)
-        _broadcast(_join(self.meeting), data)
+        _broadcast(_join(self.meeting), data, self.meeting.timeout_seconds)
         return Bucket(self.slots, data)
 
 
@@ -90,7 +93,7 @@ class BroadcastTransfer:
         try:
             self._group = self._group or _group(self._store, 0, meeting)
             while buckets:
-                _broadcast(self._group, buckets.pop(0).data)
+                _broadcast(self._group, buckets.pop(0).data, self.timeout_seconds)
         except WeightSyncError as error:
             self._failure.append(error)
 
@@ -120,10 +123,11 @@ def _store(host: str, port: int, timeout_seconds: float, is_master: bool = False
 
 def _group(store: Any, rank: int, meeting: Meeting) -> Any:
     """A process group beside PyTorch's default one."""
-    timeout, size = timedelta(seconds=meeting.timeout_seconds), 1 + meeting.num_engines
+    size = 1 + meeting.num_engines
+    timeout = timedelta(seconds=_WATCHDOG_PATIENCE * meeting.timeout_seconds)
     try:
         if meeting.device_type != "cuda":
-            return dist.ProcessGroupGloo(store, rank, size, timeout=timeout)
+            return dist.ProcessGroupGloo(store, rank, size, timeout=timedelta(seconds=meeting.timeout_seconds))
         options = dist.ProcessGroupNCCL.Options()
         options._timeout = timeout
         return dist.ProcessGroupNCCL(store, rank, size, options)
@@ -131,11 +135,11 @@ def _group(store: Any, rank: int, meeting: Meeting) -> Any:
         raise WeightSyncError(f"the learner and {meeting.num_engines} engines did not meet: {error}") from None
 
 
-def _broadcast(group: Any, data: torch.Tensor) -> None:
+def _broadcast(group: Any, data: torch.Tensor, timeout_seconds: float) -> None:
     options = dist.BroadcastOptions()
     options.rootRank, options.rootTensor = 0, 0
     try:
-        group.broadcast([data], options).wait()
+        group.broadcast([data], options).wait(timedelta(seconds=timeout_seconds))  # without it NCCL's waits for nothing
         if data.is_cuda:
             torch.cuda.current_stream().synchronize()
     except RuntimeError as error:

@@ -78,10 +78,10 @@ def probe_gap(
     policy_version: int,
     deadline_seconds: float,
 ) -> float:
-    """Let every engine and the learner score the same completions now, and check the largest gap."""
-    scoring = learner.score(rollouts)
+    """Let every engine and then the learner score the same completions now, and check the largest gap."""
     per_engine = engines.probe(rollouts)
-    expected = np.concatenate([score.logprobs for score in scoring.result(deadline_seconds)])
+    scores = learner.score(rollouts).result(deadline_seconds)
+    expected = np.concatenate([score.logprobs for score in scores])
     gap = float(np.max([np.abs(np.concatenate(logprobs) - expected).max() for logprobs in per_engine]))
     return check_gap(gap, bound, policy_version)
 

@@ -18,7 +18,7 @@ from typing import Literal, Protocol
 import torch
 
 from rlsys.types import WeightUpdate
-from rlsys.weights.ipc import SharedMemoryTransfer, here, place_of
+from rlsys.weights.ipc import SharedMemoryTransfer, buckets_at, place_of
 from rlsys.weights.nccl import BroadcastTransfer
 from rlsys.weights.object_store import ObjectStoreTransfer
 from rlsys.weights.plan import Bucket
@@ -59,7 +59,7 @@ def fetch_buckets(update: WeightUpdate, device: torch.device, timeout_seconds: f
         ray.exceptions.GetTimeoutError, WeightSyncError: they do not arrive in time, or cannot arrive here.
     """
     deadline = time.monotonic() + timeout_seconds
-    for bucket in here(update.buckets, place_of(device)):
+    for bucket in buckets_at(update.buckets, place_of(device)):
         yield bucket.fetch(max(0.0, deadline - time.monotonic()))
 
 

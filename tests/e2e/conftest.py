@@ -23,12 +23,23 @@ RLSYS = [sys.executable, "-m", "rlsys"]
 START_SECONDS = 300.0
 
 
+WORLD = REPOSITORY / "worlds" / "arithmetic"
+"""The default world, where `make local` has it too."""
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Make the world before the first test: on a slow machine it takes longer than a test may."""
+    if not session.config.option.collectonly and any("world" in _fixtures(item) for item in session.items):
+        make_world(WorldConfig(), WORLD)
+
+
+def _fixtures(item: pytest.Item) -> tuple[str, ...]:
+    return tuple(getattr(item, "fixturenames", ()))
+
+
 @pytest.fixture(scope="session")
 def world() -> Path:
-    """The default world, where `make local` has it too."""
-    directory = REPOSITORY / "worlds" / "arithmetic"
-    make_world(WorldConfig(), directory)
-    return directory
+    return WORLD
 
 
 @pytest.fixture(scope="session")
