@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import REPOSITORY
+from tests.e2e.conftest import REPOSITORY, START_SECONDS
 
 pytestmark = pytest.mark.timeout(600)
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -37,11 +37,17 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
     with log.open("w") as output:
         head = subprocess.Popen(start, env=environment, stdout=output, stderr=subprocess.STDOUT)
     try:
-        _wait_until(lambda: _status(environment) == 0, 90, log.read_text)
+        _wait_until(lambda: _takes_jobs(environment), START_SECONDS, log.read_text)
         yield environment
     finally:
         head.terminate()
         head.wait(timeout=60)
+
+
+def _takes_jobs(environment: dict[str, str]) -> bool:
+    """Whether a job is accepted: the dashboard answers before it has an agent to give jobs to."""
+    command = [RAY, "job", "submit", "--no-wait", "--address", f"http://127.0.0.1:{DASHBOARD_PORT}", "--", "true"]
+    return subprocess.run(command, env=environment, capture_output=True, timeout=60, check=False).returncode == 0
 
 
 def _status(environment: dict[str, str]) -> int:
