@@ -51,7 +51,7 @@ class SharedMemoryTransfer:
     def publish(self, named_tensors: Iterable[tuple[str, torch.Tensor]], policy_version: int) -> WeightUpdate:
         checksums: dict[str, int] = {}
         self._published = alias_buckets(with_checksums(named_tensors, checksums))
-        num_bytes = sum(_num_bytes(slot) for bucket in self._published for slot in bucket.slots)
+        num_bytes = sum(slot.num_bytes for bucket in self._published for slot in bucket.slots)
         shared = tuple(_share(bucket) for bucket in self._published)
         return WeightUpdate(policy_version, shared, checksums, num_bytes, loads="while_published")
 
@@ -86,7 +86,3 @@ def buckets_at(buckets: Sequence[Any], place: str) -> list[Any]:
             "use 'nccl' or 'object_store' between devices"
         )
     return own
-
-
-def _num_bytes(slot: TensorSlot) -> int:
-    return torch.Size(slot.shape).numel() * getattr(torch, slot.dtype).itemsize

@@ -21,6 +21,10 @@ class TensorSlot:
     shape: tuple[int, ...]
     offset: int  # bytes
 
+    @property
+    def num_bytes(self) -> int:
+        return torch.Size(self.shape).numel() * getattr(torch, self.dtype).itemsize
+
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
@@ -81,10 +85,8 @@ def alias_buckets(named_tensors: Iterable[tuple[str, torch.Tensor]]) -> list[Buc
 def open_bucket(bucket: Bucket) -> Iterator[tuple[str, torch.Tensor]]:
     """The named tensors of a bucket, as views of its data."""
     for slot in bucket.slots:
-        dtype = getattr(torch, slot.dtype)
-        numel = torch.Size(slot.shape).numel()
-        raw = bucket.data[slot.offset : slot.offset + numel * dtype.itemsize]
-        yield slot.name, raw.view(dtype).reshape(slot.shape)
+        raw = bucket.data[slot.offset : slot.offset + slot.num_bytes]
+        yield slot.name, raw.view(getattr(torch, slot.dtype)).reshape(slot.shape)
 
 
 def with_checksums(
